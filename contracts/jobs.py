@@ -1,0 +1,203 @@
+"""Jobs: what a caller asks for, what the service tells of it, and which moves between states are legal."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from contracts._base import Input, Name, Record, Tag
+from contracts.meta_models import BackboneConfig, Evaluation, Score
+from contracts.methods import MethodOptions
+
+
+class JobStatus(StrEnum):
+    """Every state of a job."""
+
+    QUEUED = "queued"  # stored and enqueued; no worker has begun
+    RUNNING = "running"  # workers hold leases, or the reaper will hand its work on
+    CANCELLING = "cancelling"  # asked to stop; open holds are being resolved
+    CANCELLED = "cancelled"  # stopped on request; what was paid for is kept
+    SUCCEEDED = "succeeded"  # the meta-model is published
+    FAILED = "failed"  # `error` says why and what to do
+
+
+MOVES: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset({JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED}),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.CANCELLED: frozenset(),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+}
+"""State -> states it may move to. A state with no moves is terminal."""
+
+
+class Phase(StrEnum):
+    """The parts of a job, in order; a job's `phase` is the furthest that has started."""
+
+    PROBE = "probe"
+    ACQUIRE = "acquire"
+    META_TRAIN = "meta_train"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+class ApiSpec(Input):
+    """One API to learn from: the URL of a model that speaks the Open Inference Protocol v2 (`…/v2/models/NAME`)."""
+
+    url: Annotated[str, Field(min_length=8, max_length=2048)]
+    adapter: Literal["oip"] = "oip"
+    api_key: SecretStr | None = Field(None, description="Sent as a bearer key. Encrypted at rest, never returned.")
+
+    @field_validator("url")
+    @classmethod
+    def _plain_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an http or https URL, such as https://host/v2/models/NAME")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a user name or password: send the key as api_key")
+        if parts.query or parts.fragment:
+            raise ValueError("must not hold a query or fragment: give the model's URL alone")
+        return url.rstrip("/")
+
+
+class BudgetLimit(Input):
+    """The most that may be spent, in images sent to APIs. The probe is inside it."""
+
+    queries: int = Field(ge=1, le=10**9, description="Images over all APIs.")
+    queries_per_api: int | None = Field(None, ge=1, description="Images for any one API.")
+
+
+class JobRequest(Input):
+    """A job: learn from these APIs, within this budget, by this method, into this network."""
+
+    name: Name | None = None
+    tags: list[Tag] = Field(default=[], max_length=32)
+    apis: list[ApiSpec] = Field(min_length=1, max_length=1000)
+    method: MethodOptions = MethodOptions()
+    budget: BudgetLimit
+    min_apis: int | None = Field(
+        None, ge=1, description="Go on while this many APIs answer. Default: half of them, at least one."
+    )
+    meta_model: BackboneConfig = BackboneConfig()
+    evaluation: Evaluation | None = None
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "JobRequest":
+        urls = [api.url for api in self.apis]
+        if len(set(urls)) != len(urls):
+            twice = sorted({url for url in urls if urls.count(url) > 1})
+            raise ValueError(f"apis: listed more than once: {', '.join(twice)}")
+        if self.min_apis is not None and self.min_apis > len(urls):
+            raise ValueError(f"min_apis: {self.min_apis} is more than the {len(urls)} APIs given")
+        if self.budget.queries < len(urls):
+            raise ValueError(
+                f"budget.queries: {self.budget.queries} is less than one image for each of {len(urls)} APIs"
+            )
+        return self
+
+    @property
+    def least_apis(self) -> int:
+        """APIs without which the job cannot go on."""
+        return self.min_apis if self.min_apis is not None else max(1, len(self.apis) // 2)
+
+
+class BudgetState(Record):
+    """Where a budget stands, in images: `confirmed + unconfirmed + reserved + left == limit`."""
+
+    limit: int
+    confirmed: int = Field(description="Answered, and the answer is stored.")
+    unconfirmed: int = Field(
+        description="Sent, outcome unknown for good: counted as spent, never sent again by itself."
+    )
+    reserved: int = Field(description="Held for requests that are under way.")
+    left: int
+    per_api: dict[str, "ApiSpend"] = Field(
+        default={}, description="By API id (`a0`, `a1`, … in the order of the request)."
+    )
+
+
+class ApiSpend(Record):
+    """One API's part of the budget, in images."""
+
+    confirmed: int = 0
+    unconfirmed: int = 0
+    reserved: int = 0
+
+
+class ApiProgress(Record):
+    """One API's part of the job."""
+
+    url: str
+    state: Literal["waiting", "probing", "acquiring", "done", "dropped"] = "waiting"
+    answered: int = Field(0, description="Images answered and stored.")
+    planned: int = Field(0, description="Images planned for this API.")
+    reason: str | None = Field(None, description="Why it was dropped; null otherwise.")
+
+
+class Progress(Record):
+    """How far each phase is, in [0, 1], and how far each API is."""
+
+    phase: dict[Phase, float] = {}
+    per_api: dict[str, ApiProgress] = {}
+
+
+class JobError(Record):
+    """Why a job failed: a stable code, a sentence that says what to do next, and the field at fault if there is one."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Job(Record):
+    """A job as the service tells it."""
+
+    id: str
+    name: str | None
+    tags: list[str]
+    status: JobStatus
+    reason: str | None = Field(None, description="Why it is in this state, where that is not plain; else null.")
+    phase: Phase | None = Field(None, description="The furthest phase that has started; null while queued.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int = Field(0, description="How often work on it was begun since its last durable progress.")
+    progress: Progress = Progress()
+    budget: BudgetState
+    seconds: dict[Phase, float] = Field(default={}, description="Wall time of each finished phase.")
+    metrics: dict[str, float] = Field(default={}, description="The newest value of each training metric.")
+    score: Score | None = Field(None, description="Null until evaluated, or when no evaluation was asked for.")
+    random_score: Score | None = None
+    error: JobError | None = None
+    meta_model: str | None = Field(None, description="Id of the published meta-model; null until then.")
+    request: JobRequest = Field(description="The request; API keys are masked.")
+
+
+class JobPage(Record):
+    """A page of jobs, newest first; pass `next` as `after` for the following page."""
+
+    items: list[Job]
+    next: str | None
+
+
+class Event(Record):
+    """Something that happened to a job. `id` is the Redis stream id: pass the last one seen to resume after it."""
+
+    id: str
+    time: datetime
+    type: str = Field(
+        description="`status`, `phase`, `api`, `progress`, `metrics`, `budget`, `published` or `warning`."
+    )
+    data: dict[str, Any]
+
+
+class EventPage(Record):
+    """Events, oldest first; `last` resumes after them."""
+
+    items: list[Event]
+    last: str | None

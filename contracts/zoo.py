@@ -1,0 +1,121 @@
+"""The zoo: its manifest on disk, a model's metadata on the wire, keys and what they have used."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from contracts._base import Input, Name, Record
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Normalisation(Record):
+    """What a teacher subtracts and divides by, per channel, after scaling to [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class TeacherEntry(Record):
+    """One teacher of a zoo folder."""
+
+    file: str
+    classes: list[str] = Field(min_length=2)
+    held_out_accuracy: float | None = Field(None, description="Fraction in [0, 1] on images kept from training.")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    seconds: float | None = Field(None, description="Training time.")
+
+
+class Manifest(Record):
+    """`manifest.json` of a zoo folder: teachers of one architecture and data set, each a safetensors file."""
+
+    dataset: str
+    split: str = "train"
+    backbone: Literal["conv4"] = "conv4"
+    width: int = Field(32, ge=1, le=512)
+    conv_bias: bool = False
+    input: tuple[int, int, int] = (3, 32, 32)
+    normalise: Normalisation
+    seed: int | None = None
+    training: str = ""
+    teachers: list[TeacherEntry] = Field(min_length=1)
+
+
+class TensorMetadata(Record):
+    """A tensor in a model's metadata; -1 stands for any number of images."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelParameters(Record):
+    """What the Open Inference Protocol has no field for."""
+
+    response_policy: str = Field("probabilities", description="What an answer holds.")
+    labels: list[str] = []
+    max_images: int = Field(description="Most images in one request.")
+    idempotency: bool = Field(True, description="`Idempotency-Key` on infer is honoured for 24 hours.")
+    input_range: tuple[float, float] = (0.0, 1.0)
+
+
+class ModelMetadata(Record):
+    """`GET /v2/models/{model}`."""
+
+    name: str
+    versions: list[str] = ["1"]
+    platform: str = "metazoo"
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: ModelParameters
+
+
+class ServerMetadata(Record):
+    """`GET /v2`."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class KeyRequest(Input):
+    """A new key: how much it may ask in all, how fast, and which models."""
+
+    name: Name = "key"
+    budget: int | None = Field(None, ge=0, le=10**12, description="Images over the key's life. Null: no limit.")
+    images_per_second: float | None = Field(None, gt=0, le=1e9, description="Sustained rate. Null: no limit.")
+    burst: int | None = Field(
+        None, ge=1, le=10**9, description="Most images at once. Null: one second's worth, at least one full request."
+    )
+    models: list[ModelName] | None = Field(None, max_length=10_000, description="Null: every model.")
+
+
+class Key(Record):
+    """A key as the zoo tells it; the secret is shown once, when it is made."""
+
+    id: str
+    name: str
+    created_at: datetime
+    budget: int | None
+    spent: int
+    images_per_second: float | None
+    burst: int | None
+    models: list[str] | None
+    revoked: bool
+
+
+class NewKey(Key):
+    """A key just made, with its secret: `mz_<id>_<secret>`."""
+
+    secret: str
+
+
+class Usage(Record):
+    """What a key has been charged, in images."""
+
+    key: str
+    budget: int | None
+    spent: int
+    left: int | None
+    per_model: dict[str, int]
