@@ -1,0 +1,1 @@
+"""The `metazoo` command and what it starts. Nothing else imports this package."""
