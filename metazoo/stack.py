@@ -1,0 +1,218 @@
+"""The whole service on one machine: Redis, zoo, server and both workers as children, each waited for until ready."""
+
+import fcntl
+import json
+import os
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from metazoo import children, private_files, redis_server
+from metazoo.children import Child
+
+START_TIMEOUT = 90.0  # seconds; importing torch on a busy machine takes many of them
+# A worker asked to stop finishes or hands back its task within its soft shutdown of 30 s.
+STOP_TIMEOUT = 40.0
+
+
+class StackError(Exception):
+    """A part did not start or has ended; the message says which, why, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Where everything is, once everything is ready. Holds secrets: write it to private files alone."""
+
+    server_url: str
+    zoo_url: str
+    redis_url: str
+    api_key: str
+    zoo_admin_key: str
+    models: list[dict[str, str]]
+    pids: dict[str, int]
+
+    def to_json(self) -> str:
+        """The content of a ready file."""
+        return json.dumps(self.__dict__, indent=1)
+
+
+@dataclass
+class Stack:
+    """A context manager: entering starts every part in order, leaving stops them all.
+
+    `data_dir` keeps Redis's data, artefacts, secrets and logs between runs; only one stack may use it at a time.
+    `on_ready` hears the name of each part as it becomes ready. Raises `StackError` when a part does not start.
+    """
+
+    data_dir: Path
+    zoo_folder: Path
+    acquirers: int = 4
+    on_ready: Callable[[str], None] = lambda name: None
+    ready: Ready = field(init=False)
+    _redis: redis_server.RedisServer | None = field(default=None, init=False)
+    _children: list[Child] = field(default_factory=list, init=False)
+    _lock: Any = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def ended(self) -> str | None:
+        """Name of a part that has ended although nobody asked it to, or None."""
+        if self._redis is not None and self._redis.process.poll() is not None:
+            return "redis"
+        return next((child.name for child in self._children if child.process.poll() is not None), None)
+
+    def last_words(self, name: str) -> str:
+        """The end of the named part's log."""
+        return next((child.last_words() for child in self._children if child.name == name), "")
+
+    def stop(self) -> None:
+        """Stop workers first, Redis last, so that each can still write down where it was."""
+        for child in reversed(self._children):
+            child.ask_to_stop()
+        deadline = time.monotonic() + STOP_TIMEOUT
+        try:
+            for child in reversed(self._children):
+                child.stop(max(0.0, deadline - time.monotonic()))
+        finally:
+            for child in self._children:
+                child.stop(0)
+            self._children.clear()
+            if self._redis is not None:
+                self._redis.stop()
+                self._redis = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _start(self) -> None:
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = (self.data_dir / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another `metazoo up` uses {self.data_dir}: stop it or give another --data-dir") from None
+        logs = self.data_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        kept = _kept_secrets(self.data_dir / "secrets.json")
+
+        redis_url = os.environ.get("REDIS_URL")
+        if redis_url is None:
+            try:
+                self._redis = redis_server.start(self.data_dir / "redis")
+            except redis_server.RedisServerError as error:
+                raise StackError(str(error)) from error
+            redis_url = self._redis.url
+        self.on_ready("redis")
+
+        zoo_port, server_port = redis_server.free_port(), redis_server.free_port()
+        zoo_url, server_url = f"http://127.0.0.1:{zoo_port}", f"http://127.0.0.1:{server_port}"
+        environment = {
+            "REDIS_URL": redis_url,
+            "METAZOO_ARTIFACTS": str((self.data_dir / "artifacts").absolute()),
+            "METAZOO_ALLOW": f"127.0.0.1:{zoo_port}",
+            "METAZOO_SECRET_KEY": kept["secret_key"],
+            "METAZOO_SERVER_API_KEY": kept["server_api_key"],
+            "METAZOO_ZOO_ADMIN_KEY": kept["zoo_admin_key"],
+        }
+        run = uuid.uuid4().hex[:8]  # tells this run's workers from those of another machine on the same Redis
+        commands = {
+            "zoo": ["zoo", "serve", str(self.zoo_folder.absolute()), "--port", str(zoo_port)],
+            "server": ["server", "--port", str(server_port)],
+            "acquire": ["worker", "acquire", "--name", f"acquire-{run}", "--concurrency", str(self.acquirers)],
+            "learn": ["worker", "learn", "--name", f"learn-{run}"],
+        }
+        for name, arguments in commands.items():
+            log = logs / f"{name}.log"
+            self._children.append(children.start(name, arguments, environment=environment, log=log))
+        self._wait("zoo", lambda: _answers(f"{zoo_url}/v2/health/ready"))
+        self._wait("server", lambda: _answers(f"{server_url}/health/ready"))
+        pings = _WorkerPings(redis_url)
+        for name in ("acquire", "learn"):
+            self._wait(name, lambda name=name: pings.answered(f"{name}-{run}"))  # type: ignore[misc]
+
+        self.ready = Ready(
+            server_url=server_url,
+            zoo_url=zoo_url,
+            redis_url=redis_url,
+            api_key=kept["server_api_key"],
+            zoo_admin_key=kept["zoo_admin_key"],
+            models=_models(zoo_url, kept["zoo_admin_key"]),
+            pids={child.name: child.process.pid for child in self._children}
+            | ({"redis": self._redis.process.pid} if self._redis else {}),
+        )
+
+    def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not is_ready():
+            if ended := self.ended():
+                raise StackError(f"{ended} ended while starting. Its log {self.data_dir / 'logs'} ends:\n{self.last_words(ended)}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} was not ready within {START_TIMEOUT:.0f} s: see {self.data_dir / 'logs' / name}.log")
+            time.sleep(0.05)
+        self.on_ready(name)
+
+
+def _kept_secrets(path: Path) -> dict[str, str]:
+    """Secrets of this data directory, made once: encrypted records must stay readable after a restart."""
+    if not path.exists():
+        from cryptography.fernet import Fernet
+
+        made = {
+            "secret_key": Fernet.generate_key().decode(),
+            "server_api_key": secrets.token_urlsafe(32),
+            "zoo_admin_key": secrets.token_urlsafe(32),
+        }
+        private_files.write(path, json.dumps(made))
+    return dict(json.loads(path.read_text()))
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+class _WorkerPings:
+    """Asks all workers on a Redis whether they are up; remembers who was."""
+
+    def __init__(self, redis_url: str) -> None:
+        from celery import Celery
+
+        self._app = Celery(broker=redis_url)
+        self._seen: set[str] = set()
+
+    def answered(self, name: str) -> bool:
+        """Whether the worker of that node name has answered."""
+        if name not in self._seen:
+            replies = self._app.control.ping(timeout=0.5) or []
+            self._seen |= {node.split("@")[0] for reply in replies for node in reply}
+        return name in self._seen
+
+
+def _models(zoo_url: str, admin_key: str) -> list[dict[str, str]]:
+    """Every model of the zoo with a key made for this run, so that its use can be counted by itself."""
+    import httpx
+
+    with httpx.Client(base_url=zoo_url, trust_env=False, timeout=30) as zoo:
+        made = zoo.post("/admin/keys", json={"name": "metazoo up"}, headers={"Authorization": f"Bearer {admin_key}"})
+        secret = made.raise_for_status().json()["secret"]
+        index = zoo.post("/v2/repository/index", json={}, headers={"Authorization": f"Bearer {secret}"})
+        names = [model["name"] for model in index.raise_for_status().json()]
+    return [{"name": name, "url": f"{zoo_url}/v2/models/{name}", "api_key": secret} for name in names]
