@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.methods import Source
+
 VERSION = 1
 """Raised by any change that alters a single pixel of any query set."""
 
-SOURCES: tuple[str, ...] = ("leaves", "objects", "spectra", "mixes")
+SOURCES: tuple[Source, ...] = ("leaves", "objects", "spectra", "mixes")
 BLOCK = 64
 """Images are made in blocks of this many, because numpy is slow on one image at a time."""
 
@@ -44,7 +46,7 @@ class QuerySet:
 
     seed: int
     size: tuple[int, int]
-    mixture: tuple[tuple[str, float], ...] = tuple((source, 1.0) for source in SOURCES)
+    mixture: tuple[tuple[Source, float], ...] = tuple((source, 1.0) for source in SOURCES)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -71,7 +73,7 @@ class QuerySet:
         return out
 
 
-def query_set(mixture: Mapping[str, float], *, seed: int, size: tuple[int, int]) -> QuerySet:
+def query_set(mixture: Mapping[Source, float], *, seed: int, size: tuple[int, int]) -> QuerySet:
     """The query set of a mapping of shares. Their order does not matter; sources without a share are left out."""
     return QuerySet(seed, size, tuple((source, float(mixture[source])) for source in SOURCES if mixture.get(source)))
 
@@ -174,7 +176,7 @@ def mixes(rng: Rng, n: int, size: tuple[int, int]) -> Array:
     return np.asarray(mixed ** np.exp(0.25 * rng.standard_normal((n, 1, 1, 1))))
 
 
-_MAKERS: dict[str, Callable[[Rng, int, tuple[int, int]], Array]] = {
+_MAKERS: dict[Source, Callable[[Rng, int, tuple[int, int]], Array]] = {
     "leaves": leaves,
     "objects": objects,
     "spectra": spectra,
@@ -247,7 +249,7 @@ def _texture(rng: Rng, n: int, size: tuple[int, int], amplitude: float) -> Array
     angle, phase = rng.uniform(0, math.pi, (n, 1, 1, 1)), rng.uniform(0, 2 * math.pi, (n, 1, 1, 1))
     stripes = np.sin(rng.uniform(5, 25, (n, 1, 1, 1)) * (columns * np.cos(angle) + rows * np.sin(angle)) + phase)
     striped = rng.uniform(size=(n, 1, 1, 1)) < 0.15
-    return noise * strength + slope[0] * columns + slope[1] * rows + 0.2 * striped * stripes
+    return np.asarray(noise * strength + slope[0] * columns + slope[1] * rows + 0.2 * striped * stripes)
 
 
 def _noise(rng: Rng, n: int, size: tuple[int, int], low: float, high: float) -> Array:

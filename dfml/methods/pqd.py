@@ -1,0 +1,195 @@
+"""Procedural query distillation: ask every API about images made from a seed, distil all answers into one backbone.
+
+Our own method; `docs/methods/pqd.md` holds its equations, what each option does to accuracy, and the numbers to expect.
+The backbone that learns the answers of all APIs, each through a linear head of its own, is the meta-model.
+
+    train = query set -> plan -> ask -> distil
+
+The service does the first three over HTTP, within a budget, and calls `distil` on what came back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contracts.meta_models import BackboneConfig
+from contracts.methods import PqdOptions
+from dfml.augmentation import augment
+from dfml.memory import Answers
+from dfml.nets import Backbone, build
+from dfml.numerics.distillation import (
+    centre_by_group,
+    cosines,
+    log_probabilities,
+    masked_mean_square,
+    relational,
+    standardised,
+)
+from dfml.plans import Plan, plan
+from dfml.procedural import query_set
+from dfml.teachers import Teacher
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """`backbone`: the meta-model, in evaluation mode on the device it was trained on.
+
+    `head`: a linear layer from its features to the standardised logits of all APIs' classes, API after API.
+    `metrics`: means over the last tenth of the steps, as `on_step` gave them.
+    """
+
+    backbone: Backbone
+    head: nn.Linear
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """answers: standardised logits (n, ways of all APIs); seen: 0/1, same shape, None where every API saw every image;
+    profile: probabilities less their mean over the pool, zero where not seen."""
+
+    answers: Tensor
+    seen: Tensor | None
+    profile: Tensor
+
+
+def train(
+    teachers: Sequence[Teacher],
+    config: BackboneConfig,
+    options: PqdOptions,
+    *,
+    queries: int,
+    queries_per_api: int | None = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+) -> Distilled:
+    """The whole method on teachers at hand. Asks them about `queries` images in all, at most."""
+    _, height, width = teachers[0].input_shape
+    planned = plan(options, queries=queries, queries_per_api=queries_per_api, apis=len(teachers), seed=seed)
+    images = torch.from_numpy(query_set(options.mixture, seed=seed, size=(height, width)).images(range(planned.images)))
+    return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)
+
+
+def ask(teachers: Sequence[Teacher], images: Tensor, planned: Plan) -> Answers:
+    """Ask each teacher about the images planned for it. Costs `planned.queries`. images: uint8 (pool, 3, h, w)."""
+    probabilities, asked = [], torch.zeros(len(images), len(teachers), dtype=torch.bool)
+    for api, (teacher, indices) in enumerate(zip(teachers, planned.assigned, strict=True)):
+        answers = torch.zeros(len(images), teacher.ways)
+        chosen = torch.from_numpy(indices)
+        if len(chosen):
+            answers[chosen] = teacher.predict(images[chosen])
+        asked[chosen, api] = True
+        probabilities.append(answers)
+    return Answers(images, probabilities, asked)
+
+
+def distil(
+    answers: Answers,
+    config: BackboneConfig,
+    options: PqdOptions,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+) -> Distilled:
+    """Learn all answers jointly: AdamW on a one-cycle schedule, the labels of an image reused under flips and shifts.
+
+    Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
+    term before its weight. The same seed, answers and device give the same weights.
+    Raises ValueError where fewer than two images were answered by anyone.
+    """
+    kept = answers.asked.any(1)
+    images = answers.images[kept].to(device)
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images were answered, at least two are needed: raise the budget")
+    targets = _targets(answers, kept, options, torch.device(device))
+    generator = torch.Generator().manual_seed(seed)
+    _, channels, height, width = images.shape
+    backbone = build(config, (channels, height, width), generator=generator).to(device).train()
+    head = _head(backbone.dim, sum(answers.ways), generator).to(device)
+
+    steps = options.steps if options.steps is not None else default_steps(len(images))
+    rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
+    batch = min(options.batch, len(images))
+    parameters = [*backbone.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    order, history = torch.empty(0, dtype=torch.int64), []
+    for step in range(steps):
+        if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
+            order = torch.randperm(len(images), generator=generator)
+        chosen, order = order[:batch].to(device), order[batch:]
+        features = backbone(augment(images[chosen], flip=options.flip, shift=options.shift, generator=generator))
+        answer_loss, relation_loss = losses(features, head, targets, chosen, answers.ways)
+        loss = answer_loss + options.relation * relation_loss
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        schedule.step()
+        metrics = {"loss": loss.item(), "answers": answer_loss.item(), "relation": relation_loss.item()}
+        history.append(metrics)
+        if on_step is not None:
+            on_step(step + 1, steps, metrics)
+    last = history[-max(1, steps // 10) :]
+    return Distilled(backbone.eval(), head, {name: sum(row[name] for row in last) / len(last) for name in last[0]})
+
+
+def losses(
+    features: Tensor, head: nn.Linear, targets: "_Targets", chosen: Tensor, ways: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the loss on a batch: features (batch, d) of the pool's images `chosen` (batch,).
+
+    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes
+    relation: mean over i != j of (cos(f_i, f_j) - cos(P_i, P_j))^2 / Var, pairs weighted by how many answers they share
+    """
+    outputs = F.linear(features, centre_by_group(head.weight, ways), centre_by_group(head.bias, ways))
+    seen = None if targets.seen is None else targets.seen[chosen]
+    answers = masked_mean_square(outputs - targets.answers[chosen], seen)
+    alike, shared = cosines(targets.profile[chosen], seen)
+    return answers, relational(features, alike, None if seen is None else shared)
+
+
+def default_steps(images: int) -> int:
+    """1500 up to 4096 images, then in proportion up to 4000 at 16384."""
+    return round(1500 + 2500 * min(max((images - 4096) / (16384 - 4096), 0), 1))
+
+
+def default_rate(config: BackboneConfig) -> float:
+    """Peak learning rate: batch norm after every layer lets Conv4 learn fast; ResNets want less."""
+    return 8e-3 if config.backbone == "conv4" else 5e-3
+
+
+def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.device) -> _Targets:
+    logits, profiles, seen = [], [], []
+    for api, given in enumerate(answers.probabilities):
+        asked, probabilities = answers.asked[kept, api], given[kept]
+        full = torch.zeros_like(probabilities)
+        if asked.any():
+            full[asked] = log_probabilities(probabilities[asked], floor=options.floor)
+            mean = probabilities[asked].mean(0)
+        else:
+            mean = probabilities.new_zeros(probabilities.shape[1])
+        logits.append(standardised(full, asked))
+        profiles.append(torch.where(asked[:, None], probabilities - mean, 0.0))
+        seen.append(asked[:, None].float().expand_as(probabilities))
+    mask = torch.cat(seen, 1)
+    everyone = bool((mask == 1).all())
+    return _Targets(
+        torch.cat(logits, 1).to(device), None if everyone else mask.to(device), torch.cat(profiles, 1).to(device)
+    )
+
+
+def _head(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        head = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    nn.init.uniform_(head.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(head.bias, -bound, bound, generator=generator)
+    return head
