@@ -1,0 +1,82 @@
+"""Requests of jobs: refused whole with every fault named; states: one table, no way back."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.jobs import MOVES, JobRequest, JobStatus
+from contracts.problems import PROBLEMS, ProblemError, faults
+
+GOOD: dict[str, Any] = {"apis": [{"url": "https://a.example/v2/models/m/"}], "budget": {"queries": 10}}
+
+
+def test_defaults() -> None:
+    request = JobRequest.model_validate(GOOD)
+    assert request.apis[0].url == "https://a.example/v2/models/m"
+    assert request.method.name == "pqd"
+    assert request.least_apis == 1
+
+
+def test_a_key_is_never_shown() -> None:
+    request = JobRequest.model_validate({**GOOD, "apis": [{"url": "https://a.example/m", "api_key": "hush"}]})
+    assert "hush" not in repr(request) + request.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"apis": []}, "apis"),
+        ({"budget": {"queries": 0}}, "budget.queries"),
+        ({"budget": {"queries": 1.5}}, "budget.queries"),
+        ({"budget": {"queries": 10, "per_day": 3}}, "budget.per_day"),
+        ({"method": {"name": "magic"}}, "method.name"),
+        ({"method": {"name": "pqd", "imagse": 3}}, "method.imagse"),
+        ({"method": {"name": "pqd", "relation": float("nan")}}, "method.relation"),
+        ({"method": {"name": "pqd", "mixture": {"leaves": 0}}}, "method"),
+        ({"meta_model": {"backbone": "vit"}}, "meta_model.backbone"),
+        ({"seed": -1}, "seed"),
+        ({"sede": 1}, "sede"),
+        ({"apis": [{"url": "ftp://a.example/m"}]}, "apis.0.url"),
+        ({"apis": [{"url": "http://user:pass@a.example/m"}]}, "apis.0.url"),
+        ({"apis": [{"url": "http://a.example/m?key=1"}]}, "apis.0.url"),
+        ({"apis": GOOD["apis"] * 2}, "body"),
+        ({"min_apis": 2}, "body"),
+        ({"apis": [{"url": f"https://a.example/{i}"} for i in range(11)]}, "body"),
+        ({"evaluation": {"shots": []}}, "evaluation.shots"),
+    ],
+)
+def test_a_fault_is_named_by_its_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobRequest.model_validate({**GOOD, **change})
+    assert [fault.field for fault in faults(caught.value.errors())] == [field]
+
+
+def test_all_faults_are_named_together() -> None:
+    bad = {"apis": [{"url": "x"}, {}], "budget": {}, "surprise": 1}
+    with pytest.raises(ValidationError) as caught:
+        JobRequest.model_validate(bad)
+    found = {fault.field for fault in faults(caught.value.errors())}
+    assert found == {"apis.0.url", "apis.1.url", "budget.queries", "surprise"}
+
+
+def test_every_state_has_its_moves_and_nothing_returns_to_the_queue() -> None:
+    assert set(MOVES) == set(JobStatus)
+    for state, targets in MOVES.items():
+        assert state not in targets
+        assert JobStatus.QUEUED not in targets
+    terminal = {state for state, targets in MOVES.items() if not targets}
+    assert terminal == {JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED}
+
+    def reaches_an_end(state: JobStatus) -> bool:
+        return state in terminal or any(reaches_an_end(target) for target in MOVES[state])
+
+    assert all(reaches_an_end(state) for state in JobStatus)
+
+
+def test_every_problem_can_be_raised_and_carries_its_extension() -> None:
+    for name, (status, title) in PROBLEMS.items():
+        problem = ProblemError(name, "Try again.", left=3).problem
+        assert (problem.status, problem.title) == (status, title)
+        assert problem.model_dump()["left"] == 3
+        assert problem.model_dump()["error"] == f"{title}: Try again."
