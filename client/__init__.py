@@ -1,5 +1,6 @@
 """The Python SDK of Metazoo: jobs, meta-models and the API zoo over HTTP. Brings no torch and no numpy."""
 
+from client._client import AsyncMetazoo, Metazoo
 from client.errors import (
     ApiUnavailable,
     BudgetExhausted,
@@ -17,24 +18,39 @@ from client.errors import (
     Unauthorized,
 )
 from client.model import Answer, AsyncModel, Model, ModelInfo
+from client.zoo import ZooModel
+from contracts.jobs import Event, Job, JobPage, JobRequest, JobStatus
+from contracts.meta_models import MetaModel, MetaModelPage, Prediction, PredictResponse
 
 __all__ = [
     "Answer",
     "ApiUnavailable",
+    "AsyncMetazoo",
     "AsyncModel",
     "BudgetExhausted",
     "Conflict",
+    "Event",
     "InProgress",
     "InvalidAnswer",
     "InvalidRequest",
+    "Job",
     "JobFailed",
+    "JobPage",
+    "JobRequest",
+    "JobStatus",
+    "MetaModel",
+    "MetaModelPage",
+    "Metazoo",
     "MetazooError",
     "Model",
     "ModelInfo",
     "NotConfigured",
     "NotFound",
+    "PredictResponse",
+    "Prediction",
     "RateLimited",
     "TimedOut",
     "TooLarge",
     "Unauthorized",
+    "ZooModel",
 ]

@@ -7,18 +7,25 @@ blocking and the asynchronous client.
 """
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
+from pydantic import BaseModel, ValidationError
 
 from client import _retry
-from client.errors import MetazooError, from_failure, from_response
+from client.errors import InvalidAnswer, MetazooError, from_failure, from_response
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+SILENCE = 45.0  # seconds without a byte (heartbeats count) after which an event stream is taken for dead
+_STREAM = httpx.Timeout(10.0, read=SILENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +80,36 @@ def retried(request: Request, *, retries: int) -> Flow[httpx.Response]:
         yield Pause(wait)
 
 
+def call(request: Request, model: type[M], *, retries: int) -> Flow[M]:
+    """`retried`, read as `model`."""
+    return read((yield from retried(request, retries=retries)), model)
+
+
+def read(response: httpx.Response, model: type[M]) -> M:
+    """The body as `model`. Raises `InvalidAnswer` when it is something else."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        what = f"{response.request.url.path} answered no {model.__name__}" + (f" (see {place})" if place else "")
+        raise InvalidAnswer(
+            f"{what}: is the URL that of a Metazoo service, and is this client as new as it is?"
+        ) from None
+
+
 class Driver:
     """Runs flows, blocking, over one connection pool."""
 
     def __init__(
-        self, base_url: str, api_key: str | None, *, transport: httpx.BaseTransport | None, timeout: float
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        transport: httpx.BaseTransport | None,
+        timeout: float,
+        retries: int = 0,
     ) -> None:
+        self.retries = retries
         self.http = httpx.Client(**_options(base_url, api_key, timeout), transport=transport)
 
     def run(self, flow: Flow[T]) -> T:
@@ -97,6 +128,25 @@ class Driver:
             return result
         finally:
             flow.close()
+
+    def call(self, request: Request, model: type[M]) -> M:
+        """One request, repeated where that helps, read as `model`."""
+        return self.run(call(request, model, retries=self.retries))
+
+    def events(self, step: Request) -> Iterator[ServerSentEvent]:
+        """The events of one connection until the server ends it; raises the typed error of a failure."""
+        request = build(self.http, step, timeout=_STREAM)
+        try:
+            response = self.http.send(request, stream=True)
+            try:
+                if response.status_code != 200:
+                    response.read()
+                    raise from_response(response)
+                yield from EventSource(response).iter_sse()
+            finally:
+                response.close()
+        except httpx.RequestError as error:
+            raise from_failure(error, request) from error
 
     def _attempt(self, step: Request) -> Outcome:
         request = build(self.http, step)
@@ -120,8 +170,15 @@ class AsyncDriver:
     """Runs flows on the event loop, over one connection pool."""
 
     def __init__(
-        self, base_url: str, api_key: str | None, *, transport: httpx.AsyncBaseTransport | None, timeout: float
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        transport: httpx.AsyncBaseTransport | None,
+        timeout: float,
+        retries: int = 0,
     ) -> None:
+        self.retries = retries
         self.http = httpx.AsyncClient(**_options(base_url, api_key, timeout), transport=transport)
 
     async def run(self, flow: Flow[T]) -> T:
@@ -140,6 +197,27 @@ class AsyncDriver:
             return result
         finally:
             flow.close()
+
+    async def call(self, request: Request, model: type[M]) -> M:
+        """One request, repeated where that helps, read as `model`."""
+        return await self.run(call(request, model, retries=self.retries))
+
+    async def events(self, step: Request) -> AsyncIterator[ServerSentEvent]:
+        """The events of one connection until the server ends it; raises the typed error of a failure."""
+        request = build(self.http, step, timeout=_STREAM)
+        try:
+            response = await self.http.send(request, stream=True)
+            try:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise from_response(response)
+                async with aclosing(EventSource(response).aiter_sse()) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                await response.aclose()
+        except httpx.RequestError as error:
+            raise from_failure(error, request) from error
 
     async def _attempt(self, step: Request) -> Outcome:
         request = build(self.http, step)

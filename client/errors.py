@@ -20,6 +20,7 @@ import json
 from typing import Any
 
 import httpx
+from httpx_sse import SSEError
 from pydantic import ValidationError
 
 from client._limits import RateLimits, retry_after
@@ -142,8 +143,8 @@ class TimedOut(MetazooError, TimeoutError):
 def from_failure(error: httpx.RequestError, request: httpx.Request) -> MetazooError:
     """The typed error of a request that got no answer, or one that could not be read."""
     url = _plain(request.url)
-    if isinstance(error, httpx.DecodingError):
-        return InvalidAnswer(f"{url} sent a body that cannot be decoded")
+    if isinstance(error, httpx.DecodingError | SSEError):
+        return InvalidAnswer(f"{url} sent a body that cannot be decoded: is the URL right?")
     sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     what = "took too long" if isinstance(error, httpx.TimeoutException) else "is not reachable"
     cause = str(error) or type(error).__name__

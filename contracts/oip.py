@@ -141,7 +141,7 @@ def _encode(head: dict[str, Any], key: str, tensors: list[tuple[Tensor, bool]]) 
             described["parameters"] = {"binary_data_size": memoryview(tensor.data).nbytes}
             raw.append(tensor.data)
         else:
-            described["data"] = _numbers(tensor)
+            described["data"] = numbers(tensor)
         head[key].append(described)
     text = json.dumps(head, separators=(",", ":"), allow_nan=False).encode()
     if not raw:
@@ -149,13 +149,14 @@ def _encode(head: dict[str, Any], key: str, tensors: list[tuple[Tensor, bool]]) 
     return b"".join([text, *raw]), {"Content-Type": BINARY, HEADER: str(len(text))}
 
 
-def _numbers(tensor: Tensor) -> list[Any]:
+def numbers(tensor: Tensor) -> list[Any]:
+    """The elements in row-major order as Python numbers."""
     code, _ = DATATYPES[tensor.datatype]
-    numbers = array(code)
-    numbers.frombytes(memoryview(tensor.data).cast("B"))
+    elements = array(code)
+    elements.frombytes(memoryview(tensor.data).cast("B"))
     if sys.byteorder == "big":
-        numbers.byteswap()
-    return [bool(number) for number in numbers] if tensor.datatype == "BOOL" else numbers.tolist()
+        elements.byteswap()
+    return [bool(element) for element in elements] if tensor.datatype == "BOOL" else elements.tolist()
 
 
 def _split(body: bytes | memoryview, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
