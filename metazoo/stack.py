@@ -66,7 +66,9 @@ class Stack:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def ended(self) -> str | None:
@@ -159,9 +161,13 @@ class Stack:
         deadline = time.monotonic() + START_TIMEOUT
         while not is_ready():
             if ended := self.ended():
-                raise StackError(f"{ended} ended while starting. Its log {self.data_dir / 'logs'} ends:\n{self.last_words(ended)}")
+                raise StackError(
+                    f"{ended} ended while starting. Its log {self.data_dir / 'logs'} ends:\n{self.last_words(ended)}"
+                )
             if time.monotonic() > deadline:
-                raise StackError(f"{name} was not ready within {START_TIMEOUT:.0f} s: see {self.data_dir / 'logs' / name}.log")
+                raise StackError(
+                    f"{name} was not ready within {START_TIMEOUT:.0f} s: see {self.data_dir / 'logs' / name}.log"
+                )
             time.sleep(0.05)
         self.on_ready(name)
 
