@@ -9,3 +9,15 @@ end
 local function exact(number)
   return string.format('%.17g', number)
 end
+
+-- Whether `role` is held under `fence`. False once the lease was released or taken anew, however late its deadline is.
+local function fenced(leases, role, fence)
+  return fence ~= '' and redis.call('HGET', leases, 'held:' .. role) == fence
+end
+
+-- Sets every field of a JSON object of strings.
+local function set_fields(key, json)
+  for field, value in pairs(cjson.decode(json)) do
+    redis.call('HSET', key, field, value)
+  end
+end

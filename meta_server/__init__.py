@@ -1,0 +1,1 @@
+"""Takes jobs, shows their progress, serves the meta-models. No training here."""

@@ -1,0 +1,48 @@
+"""Sends work to the workers: Celery messages by task name that carry ids alone."""
+
+from celery import Celery
+
+from contracts.jobs import Job
+from meta_server.store.jobs import LEARN, acquire_role
+
+ACQUIRE_TASK, LEARN_TASK = "worker.acquire_api", "worker.learn"
+ACQUIRE_QUEUE, LEARN_QUEUE = "acquire", "learn"
+VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
+
+
+class Queue:
+    """The two queues in Redis. Sends block for a moment; connects when first used."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._celery = Celery("metazoo", broker=redis_url, set_as_current=False)
+        self._celery.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+            broker_connection_retry_on_startup=True,
+        )
+
+    def acquire(self, job_id: str, api_id: str) -> None:
+        """Have one API asked."""
+        self._celery.send_task(ACQUIRE_TASK, args=[job_id, api_id], queue=ACQUIRE_QUEUE)
+
+    def learn(self, job_id: str) -> None:
+        """Have the meta-model trained from what the APIs answered."""
+        self._celery.send_task(LEARN_TASK, args=[job_id], queue=LEARN_QUEUE)
+
+    def send(self, job_id: str, role: str) -> None:
+        """Have the work of a role done."""
+        if role == LEARN:
+            self.learn(job_id)
+        else:
+            self.acquire(job_id, role.removeprefix(acquire_role("")))
+
+    def submit(self, job: Job) -> None:
+        """Have every API of a new job asked."""
+        for api_id in job.progress.per_api:
+            self.acquire(job.id, api_id)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._celery.close()

@@ -1,0 +1,39 @@
+"""Every Redis key of the meta server and its workers, in one place. Job ids are ours, so they need no escaping."""
+
+from metering.ledger import LedgerKeys
+from metering.records import RecordKeys
+
+PREFIX = "mz"
+JOBS = f"{PREFIX}:jobs"  # sorted set: every job id; ids sort by time
+OPEN_JOBS = f"{PREFIX}:jobs:open"  # set: jobs with work or open holds left; the reaper's list
+JOBS_BY_STATUS = f"{PREFIX}:jobs:status:"  # + status: sorted set of job ids
+META_MODELS = f"{PREFIX}:meta-models"  # sorted set: every meta-model id; ids sort by time
+SERVICE_LEASES = f"{PREFIX}:leases"  # leases that belong to no job, such as the reaper's
+LEARNERS = f"{PREFIX}:learners"  # hash: learner -> the data sets it can open and until when it said so
+
+
+def job(job_id: str, part: str) -> str:
+    """Parts: record, budget, apis, leases, holds, settled, events, sent."""
+    return f"{PREFIX}:job:{job_id}:{part}"
+
+
+def meta_model(meta_model_id: str) -> str:
+    """Hash: `record` (JSON of MetaModel) and `folder` in the artefact store."""
+    return f"{PREFIX}:meta-model:{meta_model_id}"
+
+
+def idempotency(digest: str) -> str:
+    """Hash: which job a creation under this idempotency key (by digest) made."""
+    return f"{PREFIX}:idempotency:{digest}"
+
+
+def ledger(job_id: str) -> LedgerKeys:
+    """The keys of a job's ledger."""
+    parts = ("leases", "record", "budget", "holds", "settled", "events")
+    return LedgerKeys(**{part: job(job_id, part) for part in parts})
+
+
+def records(job_id: str) -> RecordKeys:
+    """The keys of a job's record."""
+    parts = {part: job(job_id, part) for part in ("leases", "record", "budget", "apis", "events")}
+    return RecordKeys(**parts, index=JOBS_BY_STATUS, index_all=JOBS, open=OPEN_JOBS)

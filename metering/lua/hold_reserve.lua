@@ -1,0 +1,39 @@
+-- Write-ahead: records what is about to be sent and holds its budget, before it is sent.
+-- KEYS: leases, record, budget, holds, settled. ARGV: role, fence, api, chunk id, images, the hold as JSON.
+-- Answers {'reserved'}, {'open', hold}, {'settled', outcome}, {'spent', left in images}, {'closed', status} or {'stale'}.
+local leases, record, budget, holds, settled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local api, chunk, images = ARGV[3], ARGV[4], tonumber(ARGV[5])
+if not fenced(leases, ARGV[1], ARGV[2]) then
+  return {'stale'}
+end
+local open = redis.call('HGET', holds, chunk)
+if open then
+  return {'open', open}
+end
+local outcome = redis.call('HGET', settled, chunk)
+if outcome then
+  return {'settled', outcome}
+end
+local status = redis.call('HGET', record, 'status')
+if status ~= 'running' then
+  return {'closed', status or ''}
+end
+local function counted(suffix)
+  local sum = 0
+  for _, part in ipairs({'confirmed', 'unconfirmed', 'reserved'}) do
+    sum = sum + tonumber(redis.call('HGET', budget, part .. suffix) or '0')
+  end
+  return sum
+end
+local left = tonumber(redis.call('HGET', budget, 'limit')) - counted('')
+local most = redis.call('HGET', budget, 'queries_per_api')
+if most then
+  left = math.min(left, tonumber(most) - counted(':' .. api))
+end
+if images > left then
+  return {'spent', left}
+end
+redis.call('HINCRBY', budget, 'reserved', images)
+redis.call('HINCRBY', budget, 'reserved:' .. api, images)
+redis.call('HSET', holds, chunk, ARGV[6])
+return {'reserved'}

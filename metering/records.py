@@ -1,0 +1,203 @@
+"""Records that change state: a status moves along a table of legal moves, and fields, indexes and events change with it.
+
+A write under a lease passes its fence or is refused. Readers of the event stream never see an event without its state.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metering.leases import Lease, LeaseLost
+from metering.scripts import MICROSECONDS, Scripts
+
+Moves = Mapping[Any, Iterable[str]]
+"""Status -> statuses it may move to. A status with no moves is terminal."""
+
+
+class MoveRefused(Exception):
+    """The record's `status` ("" when there is no such record) does not allow the move."""
+
+    def __init__(self, status: str, to: str) -> None:
+        super().__init__(f"{status or 'a missing record'} cannot become {to}")
+        self.status = status
+        self.to = to
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKeys:
+    """The Redis keys of one record. `index` + status names the sorted set of all records in that status."""
+
+    leases: str
+    record: str
+    budget: str
+    apis: str
+    events: str
+    index: str
+    index_all: str
+    open: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyMark:
+    """Where a creation is remembered, the digest of its body, and for how many seconds."""
+
+    key: str
+    digest: str
+    seconds: float
+
+
+class KeyReused(Exception):
+    """The idempotency key was used with another body."""
+
+
+class Records:
+    """Creates and changes records. `moves` is the table of legal moves between statuses."""
+
+    def __init__(self, scripts: Scripts, moves: Moves) -> None:
+        self._scripts = scripts
+        self._moves = {str(status): frozenset(map(str, to)) for status, to in moves.items()}
+
+    async def create(
+        self,
+        keys: RecordKeys,
+        record_id: str,
+        *,
+        record: Mapping[str, str],
+        budget: Mapping[str, str],
+        apis: Mapping[str, str],
+        mark: IdempotencyMark | None,
+    ) -> str:
+        """Store a queued record and return its id, or the id of what the same key and body made before.
+
+        Raises `KeyReused`, `StoreUnavailable`.
+        """
+        verdict, *rest = await self._scripts.run(
+            "record_create",
+            keys=[
+                mark.key if mark else keys.record,
+                *(keys.record, keys.budget, keys.apis, keys.events, keys.index_all, f"{keys.index}queued", keys.open),
+            ],
+            args=[
+                record_id,
+                mark.digest if mark else "",
+                round(mark.seconds * MICROSECONDS) if mark else 0,
+                *map(json.dumps, (dict(record), dict(budget), dict(apis), {"status": "queued", "reason": None})),
+            ],
+        )
+        if verdict == b"reused":
+            raise KeyReused
+        return rest[0].decode() if verdict == b"exists" else record_id
+
+    async def move(
+        self,
+        keys: RecordKeys,
+        to: str,
+        *,
+        lease: Lease | None = None,
+        only_from: Iterable[str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        event: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Move to status `to`. `only_from` narrows the statuses it may come from.
+
+        Raises `MoveRefused`, `LeaseLost`, `StoreUnavailable`.
+        """
+        sources = {status for status, targets in self._moves.items() if to in targets}
+        if only_from is not None:
+            sources &= set(map(str, only_from))
+        ordered = sorted(sources)
+        verdict, *rest = await self._scripts.run(
+            "record_move",
+            keys=[keys.leases, keys.record, keys.events, keys.index + to, *(keys.index + one for one in ordered)],
+            args=[
+                *_proof(lease),
+                to,
+                int(not self._moves[to]),
+                json.dumps(dict(fields or {})),
+                json.dumps({"status": to, "reason": None, **(event or {})}),
+                *ordered,
+            ],
+        )
+        _check(verdict, rest, to, lease)
+
+    async def write(
+        self,
+        keys: RecordKeys,
+        lease: Lease,
+        *,
+        fields: Mapping[str, str],
+        into: str | None = None,
+        event: tuple[str, Mapping[str, Any]] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Set fields of the record, or of the hash `into`, and announce `event` (type, data).
+
+        progress: this is durable progress; attempts are counted anew. Raises `LeaseLost`, `StoreUnavailable`.
+        """
+        name, data = event or ("", {})
+        verdict, *rest = await self._scripts.run(
+            "record_write",
+            keys=[keys.leases, into or keys.record, keys.events],
+            args=[*_proof(lease), json.dumps(dict(fields)), int(progress), name, json.dumps(dict(data))],
+        )
+        _check(verdict, rest, "", lease)
+
+    async def decide(self, keys: RecordKeys, lease: Lease, field: str, value: str) -> str:
+        """Set a field unless it is set; the value that stands. Raises `LeaseLost`, `StoreUnavailable`."""
+        verdict, *rest = await self._scripts.run(
+            "record_once", keys=[keys.leases, keys.record], args=[*_proof(lease), field, value]
+        )
+        _check(verdict, rest, "", lease)
+        standing: bytes = rest[0]
+        return standing.decode()
+
+    async def phase(self, keys: RecordKeys, lease: Lease, phase: str, rank: int) -> None:
+        """Note that `phase`, at place `rank` of the order, has started. Raises `LeaseLost`, `StoreUnavailable`."""
+        verdict, *rest = await self._scripts.run(
+            "record_phase",
+            keys=[keys.leases, keys.record, keys.events],
+            args=[*_proof(lease), phase, rank, json.dumps({"phase": phase})],
+        )
+        _check(verdict, rest, phase, lease)
+
+    async def publish(
+        self,
+        keys: RecordKeys,
+        lease: Lease,
+        *,
+        published_id: str,
+        published_key: str,
+        published_index: str,
+        published: str,
+        folder: str,
+        fields: Mapping[str, str],
+    ) -> None:
+        """Make `published` (JSON) visible and the record succeeded, in one step.
+
+        Raises `MoveRefused`, `LeaseLost`, `StoreUnavailable`.
+        """
+        verdict, *rest = await self._scripts.run(
+            "record_publish",
+            keys=[
+                *(keys.leases, keys.record, keys.events, f"{keys.index}running", f"{keys.index}succeeded"),
+                *(published_key, published_index),
+            ],
+            args=[
+                *(*_proof(lease), published_id, published, folder, json.dumps(dict(fields))),
+                json.dumps({"meta_model": published_id}),
+                json.dumps({"status": "succeeded", "reason": None}),
+            ],
+        )
+        _check(verdict, rest, "succeeded", lease)
+
+
+def _proof(lease: Lease | None) -> tuple[str, str]:
+    return (lease.role, str(lease.fence)) if lease else ("", "")
+
+
+def _check(verdict: bytes, rest: list[Any], to: str, lease: Lease | None) -> None:
+    if verdict == b"stale":
+        raise LeaseLost(lease.role if lease else to)
+    if verdict == b"refused":
+        raise MoveRefused(rest[0].decode(), to)
