@@ -57,10 +57,11 @@ class Leases:
 
     async def renew(self, lease: Lease) -> None:
         """Move the deadline. Raises `LeaseLost`, `StoreUnavailable`."""
-        if not await self._scripts.run("lease_renew", keys=[lease.key], args=[lease.role, lease.fence, self._duration]):
+        args: list[str | int] = [lease.role, lease.fence, self._duration]
+        if not await self._scripts.run("lease_renew", keys=[lease.key], args=args):
             raise LeaseLost(f"{lease.role} of {lease.key}, fence {lease.fence}")
 
     async def release(self, lease: Lease, *, orderly: bool = False) -> bool:
         """Give it back; False when it was lost before. `orderly`: an ordered shutdown, which counts as no attempt."""
-        args = [lease.role, lease.fence, int(orderly)]
+        args: list[str | int] = [lease.role, lease.fence, int(orderly)]
         return bool(await self._scripts.run("lease_release", keys=[lease.key], args=args))

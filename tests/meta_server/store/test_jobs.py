@@ -1,0 +1,298 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from contracts.jobs import MOVES, ApiProgress, JobError, JobRequest, JobStatus, Phase
+from contracts.meta_models import BackboneConfig, MetaModel, Score
+from contracts.problems import ProblemError
+from metering.leases import AttemptsExhausted, Lease, LeaseLost
+from metering.ledger import Chunk, Outcome
+from metering.records import MoveRefused
+from meta_server.store import ids, keys
+from meta_server.store.jobs import LEARN, JobStore, acquire_role
+from meta_server.store.meta_models import MetaModelStore
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+Make = Callable[..., JobRequest]
+
+
+async def taken(store: JobStore, job_id: str, role: str) -> Lease:
+    lease = await store.take(job_id, role, "test")
+    assert lease is not None
+    return lease
+
+
+def chunk(api: str = "a0", number: int = 0, start: int = 0, stop: int = 10) -> Chunk:
+    return Chunk(api=api, number=number, start=start, stop=stop, digest="d" * 64)
+
+
+async def test_what_is_created_is_read_back(store: JobStore, request_of: Make) -> None:
+    job, created = await store.create(request_of(3, name="first", tags=["a"]), idempotency_key=None)
+    assert created
+    assert job == await store.get(job.id)
+    assert (job.status, job.phase, job.name, job.tags) == (JobStatus.QUEUED, None, "first", ["a"])
+    assert (job.budget.limit, job.budget.left, job.attempt) == (300, 300, 0)
+    assert {api: one.planned for api, one in job.progress.per_api.items()} == {"a0": 100, "a1": 100, "a2": 100}
+
+
+async def test_api_keys_are_encrypted_and_never_told(store: JobStore, redis: Redis, request_of: Make) -> None:
+    job, _ = await store.create(request_of(2), idempotency_key=None)
+    stored = await redis.hgetall(keys.job(job.id, "record"))
+    assert b"secret-0" not in b"".join(stored.values())
+    assert "secret-0" not in job.model_dump_json()
+    key = await store.api_key(job.id, "a1")
+    assert key is not None
+    assert key.get_secret_value() == "secret-1"
+
+
+async def test_the_same_idempotency_key_gives_the_same_job(store: JobStore, clock: Any, request_of: Make) -> None:
+    first, created = await store.create(request_of(1), idempotency_key="k")
+    again, created_again = await store.create(request_of(1), idempotency_key="k")
+    assert (created, created_again, again.id) == (True, False, first.id)
+    with pytest.raises(ProblemError, match="another Idempotency-Key") as raised:
+        await store.create(request_of(2), idempotency_key="k")
+    assert raised.value.problem.status == 422
+    other_secret = request_of(1, apis=[{"url": "http://api0.test/v2/models/m", "api_key": "other"}])
+    with pytest.raises(ProblemError):
+        await store.create(other_secret, idempotency_key="k")
+    await clock.forward(25 * 3600)
+    later, created_later = await store.create(request_of(2), idempotency_key="k")
+    assert created_later
+    assert later.id != first.id
+
+
+async def test_pages_are_newest_first_and_complete(store: JobStore, request_of: Make) -> None:
+    made = sorted([(await store.create(request_of(1)))[0].id for _ in range(5)], reverse=True)
+    seen, after = [], None
+    while True:
+        page = await store.list(after=after, limit=2)
+        seen += [job.id for job in page.items]
+        after = page.next
+        if after is None:
+            break
+    assert seen == made
+    await store.cancel(made[2])
+    assert [job.id for job in (await store.list(status=JobStatus.CANCELLED)).items] == [made[2]]
+    assert len((await store.list(status=JobStatus.QUEUED)).items) == 4
+
+
+async def test_unknown_jobs_are_not_found(store: JobStore) -> None:
+    for call in (store.get("job_x"), store.cancel("job_x"), store.events("job_x"), store.load("job_x")):
+        with pytest.raises(ProblemError) as raised:
+            await call
+        assert raised.value.problem.status == 404
+    with pytest.raises(ProblemError):
+        await anext(aiter(store.follow("job_x")))
+
+
+async def test_a_queued_job_is_cancelled_at_once_and_only_once(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    assert (await store.cancel(job.id)).status == JobStatus.CANCELLED
+    with pytest.raises(ProblemError) as raised:
+        await store.cancel(job.id)
+    assert raised.value.problem.status == 409
+    lease = await taken(store, job.id, acquire_role("a0"))
+    assert await store.begin(job.id, lease) == JobStatus.CANCELLED
+
+
+async def test_a_running_job_is_cancelled_when_its_workers_have_stopped(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    lease = await taken(store, job.id, acquire_role("a0"))
+    assert await store.begin(job.id, lease) == JobStatus.RUNNING
+    ledger = store.ledger(job.id)
+    await ledger.reserve(lease, chunk())
+    assert (await store.cancel(job.id)).status == JobStatus.CANCELLING
+    assert (await store.cancel(job.id)).status == JobStatus.CANCELLING
+    assert not await store.close(job.id)
+    await store.leases.release(lease)
+    assert await store.close(job.id)
+    ended = await store.get(job.id)
+    assert ended.status == JobStatus.CANCELLED
+    assert (ended.budget.unconfirmed, ended.budget.reserved, ended.budget.left) == (10, 0, 90)
+    assert ended.finished_at is not None
+
+
+async def test_every_move_obeys_the_table(store: JobStore, redis: Redis, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    for status, targets in MOVES.items():
+        for target in JobStatus:
+            await redis.hset(keys.job(job.id, "record"), "status", status)
+            try:
+                await store._records.move(keys.records(job.id), target)
+                moved = True
+            except MoveRefused:
+                moved = False
+            assert moved == (target in targets), (status, target)
+
+
+async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    lease = await taken(store, job.id, acquire_role("a0"))
+    await store.begin(job.id, lease)
+    await store.phase(job.id, lease, Phase.PROBE)
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="probing", planned=10))
+    first = await store.events(job.id, limit=2)
+    rest = await store.events(job.id, after=first.last)
+    assert [event.type for event in first.items + rest.items] == ["status", "status", "phase", "api"]
+    assert (await store.events(job.id, after=rest.last)).items == []
+    with pytest.raises(ProblemError) as raised:
+        await store.events(job.id, after="x")
+    assert raised.value.problem.status == 422
+
+
+async def test_following_ends_with_the_last_status(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    seen = []
+    async for event in store.follow(job.id):
+        if event is None:
+            continue
+        seen.append(event)
+        if len(seen) == 1:
+            await store.cancel(job.id)
+    assert [event.data["status"] for event in seen] == ["queued", "cancelled"]
+    assert [event async for event in store.follow(job.id, after=seen[-1].id)] == []
+
+
+async def test_a_stale_worker_can_write_nothing(store: JobStore, clock: Any, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    stale = await taken(store, job.id, LEARN)
+    await store.begin(job.id, stale)
+    assert await store.take(job.id, LEARN, "other") is None
+    await clock.forward(46)
+    fresh = await taken(store, job.id, LEARN)
+    assert fresh.fence > stale.fence
+    before = await store.get(job.id)
+    for write in (
+        store.phase(job.id, stale, Phase.META_TRAIN),
+        store.progress(job.id, stale, Phase.META_TRAIN, 0.5),
+        store.checkpoint(job.id, stale, "x", "y"),
+        store.fail(job.id, JobError(code="c", message="m"), lease=stale),
+        store.publish(job.id, stale, meta_model(job.id), folder="f"),
+        store.ledger(job.id).reserve(stale, chunk()),
+        store.leases.renew(stale),
+    ):
+        with pytest.raises(LeaseLost):
+            await write
+    assert not await store.leases.release(stale)
+    assert await store.get(job.id) == before
+
+
+def meta_model(job_id: str) -> MetaModel:
+    return MetaModel.model_validate(
+        {
+            "id": ids.new("mm"),
+            "name": "m",
+            "created_at": "2026-01-01T00:00:00Z",
+            "job": job_id,
+            "method": "pqd",
+            "backbone": BackboneConfig(),
+            "input_shape": (3, 32, 32),
+            "seed": 0,
+            "version": "0",
+            "queries": 1,
+            "apis": [],
+            "evaluation": None,
+            "score": Score(accuracy={"1": 40.0}, interval={"1": 1.0}),
+            "random_score": None,
+            "files": {},
+        }
+    )
+
+
+async def test_publishing_shows_model_state_and_events_together(
+    store: JobStore, redis: Redis, request_of: Make
+) -> None:
+    job, _ = await store.create(request_of(1))
+    lease = await taken(store, job.id, LEARN)
+    published = meta_model(job.id)
+    models = MetaModelStore(redis)
+    with pytest.raises(MoveRefused):
+        await store.publish(job.id, lease, published, folder="f")
+    assert (await models.list()).items == []
+    await store.begin(job.id, lease)
+    await store.publish(job.id, lease, published, folder="f")
+    ended = await store.get(job.id)
+    assert (ended.status, ended.meta_model, ended.score) == (JobStatus.SUCCEEDED, published.id, published.score)
+    assert await models.get(published.id) == published
+    assert await models.folder(published.id) == "f"
+    assert (await models.list()).items == [published]
+    assert [event.type for event in (await store.events(job.id)).items][-2:] == ["published", "status"]
+    with pytest.raises(ProblemError):
+        await models.get("mm_x")
+
+
+async def test_attempts_end_unless_there_is_progress(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    for attempt in range(1, 4):
+        lease = await taken(store, job.id, LEARN)
+        assert lease.attempt == attempt
+        await store.leases.release(lease)
+    with pytest.raises(AttemptsExhausted):
+        await store.take(job.id, LEARN, "test")
+    role = acquire_role("a0")
+    for _ in range(5):  # an orderly end is no attempt
+        assert await store.leases.release(await taken(store, job.id, role), orderly=True)
+    for _ in range(5):  # nor is one that got somewhere
+        lease = await taken(store, job.id, role)
+        await store.checkpoint(job.id, lease, "name", "value")
+        await store.leases.release(lease)
+    assert (await store.load(job.id)).checkpoints == {"name": "value"}
+
+
+async def test_progress_and_seconds_follow_the_phases(store: JobStore, clock: Any, request_of: Make) -> None:
+    job, _ = await store.create(request_of(2))
+    lease = await taken(store, job.id, acquire_role("a0"))
+    await store.begin(job.id, lease)
+    await store.phase(job.id, lease, Phase.PROBE)
+    await clock.forward(2)
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="acquiring", planned=100))
+    await store.phase(job.id, lease, Phase.ACQUIRE)
+    await store.phase(job.id, lease, Phase.PROBE)  # a later API's probe takes nothing back
+    ledger = store.ledger(job.id)
+    await ledger.reserve(lease, chunk())
+    await ledger.settle(lease, chunk(), Outcome.CONFIRMED, path="p")
+    told = await store.get(job.id)
+    assert told.phase == Phase.ACQUIRE
+    assert told.seconds == {Phase.PROBE: 2.0}
+    assert told.progress.phase == {Phase.PROBE: 0.5, Phase.ACQUIRE: 0.05}
+    assert told.progress.per_api["a0"].answered == 10
+    await clock.forward(3)
+    await store.phase(job.id, lease, Phase.META_TRAIN)
+    await store.metrics(job.id, lease, 1, 4, {"loss": 0.5})
+    told = await store.get(job.id)
+    assert told.seconds == {Phase.PROBE: 2.0, Phase.ACQUIRE: 3.0}
+    assert told.progress.phase == {Phase.PROBE: 1.0, Phase.ACQUIRE: 1.0, Phase.META_TRAIN: 0.25}
+    assert told.metrics == {"loss": 0.5}
+
+
+async def test_the_first_shape_told_stands(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(2))
+    lease = await taken(store, job.id, LEARN)
+    assert await store.agree_on_shape(job.id, lease, (3, 32, 32)) == (3, 32, 32)
+    assert await store.agree_on_shape(job.id, lease, (3, 64, 64)) == (3, 32, 32)
+    assert (await store.load(job.id)).input_shape == (3, 32, 32)
+
+
+async def test_what_is_due(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(3, min_apis=2))
+    lease = await taken(store, job.id, LEARN)
+    await store.begin(job.id, lease)
+    assert (await store.load(job.id)).due() == ["acquire:a0", "acquire:a1", "acquire:a2"]
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    await store.set_api(job.id, lease, "a1", ApiProgress(url="u", state="dropped", reason="down"))
+    stored = await store.load(job.id)
+    assert (stored.due(), stored.too_few()) == (["acquire:a2"], None)
+    await store.set_api(job.id, lease, "a2", ApiProgress(url="u", state="dropped", reason="NaN"))
+    stored = await store.load(job.id)
+    assert stored.due() == [LEARN]
+    error = stored.too_few()
+    assert error is not None
+    assert error.code == "too_few_apis"
+    await store.fail(job.id, error)
+    await store.fail(job.id, JobError(code="later", message="m"))
+    failed = await store.get(job.id)
+    assert (failed.status, failed.error) == (JobStatus.FAILED, error)
+    assert (await store.load(job.id)).due() == []
