@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from contracts._base import Input, Name, Record, Tag
+from contracts._base import Input, Name, Place, Record, Tag, refuse
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions
 
@@ -89,15 +89,16 @@ class JobRequest(Input):
     @model_validator(mode="after")
     def _consistent(self) -> "JobRequest":
         urls = [api.url for api in self.apis]
-        if len(set(urls)) != len(urls):
-            twice = sorted({url for url in urls if urls.count(url) > 1})
-            raise ValueError(f"apis: listed more than once: {', '.join(twice)}")
+        found: list[tuple[Place, str]] = []
+        for index, url in enumerate(urls):
+            if (first := urls.index(url)) < index:
+                found.append((("apis", index, "url"), f"is the same as apis.{first}.url: list each API once"))
         if self.min_apis is not None and self.min_apis > len(urls):
-            raise ValueError(f"min_apis: {self.min_apis} is more than the {len(urls)} APIs given")
+            found.append((("min_apis",), f"{self.min_apis} is more than the {len(urls)} APIs given"))
         if self.budget.queries < len(urls):
-            raise ValueError(
-                f"budget.queries: {self.budget.queries} is less than one image for each of {len(urls)} APIs"
-            )
+            message = f"{self.budget.queries} is less than one image for each of {len(urls)} APIs"
+            found.append((("budget", "queries"), message))
+        refuse("JobRequest", found)
         return self
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from contracts._base import Input, Name, Record
+from contracts._base import Input, Name, Record, refuse
 
 Accuracy = dict[str, float]
 """Percent by number of shots: `{"1": 40.9, "5": 55.7}`."""
@@ -70,9 +70,10 @@ class LabelledImages(Input):
     @model_validator(mode="after")
     def _one_label_each(self) -> "LabelledImages":
         if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels: send one label an image")
+            message = f"{len(self.labels)} labels for {len(self.images)} images: send one label an image"
+            refuse("LabelledImages", [(("labels",), message)])
         if len(set(self.labels)) < 2:
-            raise ValueError("all labels are equal: a task needs at least two classes")
+            refuse("LabelledImages", [(("labels",), "all are equal: a task needs at least two classes")])
         return self
 
 

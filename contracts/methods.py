@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from contracts._base import Input
+from contracts._base import Input, refuse
 
 Source = Literal["leaves", "objects", "spectra", "mixes"]
 """Kinds of procedural images; `dfml.procedural` makes them."""
@@ -48,7 +48,7 @@ class PqdOptions(Input):
     @model_validator(mode="after")
     def _some_source(self) -> "PqdOptions":
         if not sum(self.mixture.values()):
-            raise ValueError("mixture: give at least one source a share above zero")
+            refuse("PqdOptions", [(("mixture",), "give at least one source a share above zero")])
         return self
 
 

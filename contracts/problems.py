@@ -4,6 +4,7 @@
 the Open Inference Protocol read that field and nothing else.
 """
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -82,6 +83,14 @@ class ProblemError(Exception):
         self.problem = Problem(type=URN + name, title=title, status=status, detail=detail, errors=errors or [], **extra)
 
 
+# Pydantic's words where they do not say what to do.
+_READABLE = {
+    "missing": "is required",
+    "extra_forbidden": "is no field that is known here: check its spelling",
+}
+_SHOULD = re.compile(r"^(Input|String|List|Dictionary) should")
+
+
 def faults(errors: list[Any], *, prefix: str = "") -> list[Fault]:
     """Pydantic's error list as faults by dotted path. `prefix` (`body`, `query`) is dropped from the front of a path."""
     found = []
@@ -89,6 +98,7 @@ def faults(errors: list[Any], *, prefix: str = "") -> list[Fault]:
         location = [str(part) for part in error["loc"]]
         if prefix and location[:1] == [prefix]:
             location = location[1:]
-        message = str(error["msg"]).removeprefix("Value error, ")
+        message = _READABLE.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
+        message = _SHOULD.sub("must", message)
         found.append(Fault(field=".".join(location) or "body", message=message))
     return found

@@ -7,12 +7,14 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+CHUNK = 2**18  # bytes
 
 
 class ArtifactMissing(FileNotFoundError):
@@ -34,6 +36,19 @@ class Artifacts:
     async def write(self, path: str, content: bytes) -> None:
         """Write a file, whole."""
         await asyncio.to_thread(self._write, path, content)
+
+    async def size(self, path: str) -> int:
+        """Bytes of a file. Raises `ArtifactMissing`."""
+        try:
+            return int(await asyncio.to_thread(self._fs.size, self._full(path)))
+        except FileNotFoundError:
+            raise ArtifactMissing(f"the artefact store has no file {path}") from None
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The file's bytes in parts, blocking: for readers that must not hold it whole."""
+        with self._fs.open(self._full(path), "rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
 
     async def exists(self, path: str) -> bool:
         """Whether the file is there."""
