@@ -31,7 +31,7 @@ def up(
     from metazoo.stack import Stack, StackError
 
     console = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     data_dir = data_dir.absolute()
     ready_file = (ready_file or data_dir / "ready.json").absolute()
     try:
@@ -57,5 +57,6 @@ def up(
         console.print("stopped")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Signal handler: end as Ctrl-C does, so that every `with` and `finally` runs."""
     raise KeyboardInterrupt

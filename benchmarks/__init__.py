@@ -1,0 +1,1 @@
+"""Every number the documentation states, one command each: `scripts/bench NAME`."""

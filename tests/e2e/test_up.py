@@ -1,0 +1,55 @@
+"""`metazoo up` as a process: it starts all, restarts none silently, and leaves nothing behind."""
+
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_it_stops_everything_it_started(start_up, run, tmp_path: Path) -> None:
+    up = start_up(tmp_path)
+    processes = family(up.process.pid)
+    assert {"redis", "zoo", "server", "acquire", "learn"} == set(up.ready["pids"])
+    second = run("up", "--data-dir", str(tmp_path / "data"), "--zoo", str(tmp_path))
+    assert second.returncode == 1
+    assert "another" in second.stderr
+    up.stop()
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
+    assert not up.ready_file.exists()
+
+
+def test_a_part_that_dies_is_reported_and_not_restarted(start_up, tmp_path: Path) -> None:
+    up = start_up(tmp_path)
+    processes = family(up.process.pid)
+    psutil.Process(up.ready["pids"]["zoo"]).send_signal(signal.SIGKILL)
+    output, _ = up.process.communicate(timeout=90)
+    assert up.process.returncode == 1
+    assert "zoo ended by itself" in output
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's parent-death signal")
+def test_killing_it_leaves_no_orphan(start_up, tmp_path: Path) -> None:
+    up = start_up(tmp_path)
+    processes = family(up.process.pid)
+    up.process.kill()
+    up.process.communicate()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+
+
+def test_an_empty_zoo_folder_is_refused_with_a_reason(run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("up", "--zoo", str(tmp_path / "empty"), "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert "manifest.json" in done.stderr
