@@ -12,7 +12,8 @@ from dfml.datasets import Dataset
 from dfml.nets import Backbone, build
 
 TOGETHER = 100
-"""Episodes whose heads are fitted at once: enough to be fast, few enough to stay small in memory."""
+"""Episodes whose heads are fitted at once, at most: enough to be fast."""
+_NUMBERS_TOGETHER = 2**25  # features held at once: 128 MiB
 
 OnEpisode = Callable[[int, int], None]
 """Called with (episodes done, episodes in all); it may raise to stop."""
@@ -72,8 +73,10 @@ def _hits(
     episodes = tasks.sample(evaluation, classes=classes, per_class=per_class)
     features = embed(backbone.to(device), images.flatten(0, 1))
     right = torch.empty(len(evaluation.shots), evaluation.episodes, dtype=torch.float64)
-    for start in range(0, evaluation.episodes, TOGETHER):
-        part = slice(start, start + TOGETHER)
+    an_episode = evaluation.ways * (max(evaluation.shots) + evaluation.queries) * features.shape[1]
+    together = min(TOGETHER, max(1, _NUMBERS_TOGETHER // an_episode))
+    for start in range(0, evaluation.episodes, together):
+        part = slice(start, start + together)
         query, answer = _gather(features, episodes.asked[part])
         for row, shots in enumerate(evaluation.shots):
             support, labels = _gather(features, episodes.support(shots)[part])
@@ -81,7 +84,7 @@ def _hits(
                 guess = heads(head, support, labels, ways=evaluation.ways).logits(query).argmax(-1)
             right[row, part] = (guess == answer).double().mean(1).cpu() * 100
         if on_episode is not None:
-            on_episode(min(start + TOGETHER, evaluation.episodes), evaluation.episodes)
+            on_episode(min(start + together, evaluation.episodes), evaluation.episodes)
     return right
 
 

@@ -17,7 +17,7 @@ OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, {"loss": mean over the epoch}); it may raise to stop."""
 
 BATCH = 64
-SEEN_AT_LEAST = 16_000
+SEEN_AT_LEAST = 12_000
 """Images that a training shows by default, repeats counted: about 10 s of a Conv4-32 at 32x32 on one core."""
 
 
