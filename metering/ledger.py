@@ -74,6 +74,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """A chunk whose outcome is not known, and when it was recorded (seconds since the epoch)."""
+
+    chunk: Chunk
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A chunk, how it ended and where its answer lies (None unless confirmed)."""
 
@@ -161,12 +169,12 @@ class Ledger:
         )
         return int(rest[0]) if verdict == b"abandoned" else None
 
-    async def open_holds(self, api: str | None = None) -> list[Chunk]:
+    async def open_holds(self, api: str | None = None) -> list[Hold]:
         """Chunks recorded and not settled, of one API or of all, oldest first. Raises `StoreUnavailable`."""
         with store_errors():
             held = await self._redis.hgetall(self._keys.holds)
-        chunks = [_chunk(json.loads(value)) for value in held.values()]
-        return sorted((chunk for chunk in chunks if api in (None, chunk.api)), key=_order)
+        holds = [_hold(json.loads(value)) for value in held.values()]
+        return sorted((hold for hold in holds if api in (None, hold.chunk.api)), key=lambda hold: _order(hold.chunk))
 
     async def settled(self, api: str | None = None) -> list[Settled]:
         """Chunks that are settled, of one API or of all, oldest first. Raises `StoreUnavailable`."""
@@ -208,6 +216,10 @@ def budget_state(fields: dict[bytes, bytes]) -> BudgetState:
 
 def _chunk(fields: dict[str, Any]) -> Chunk:
     return Chunk(**{name: fields[name] for name in Chunk.__dataclass_fields__})
+
+
+def _hold(fields: dict[str, Any]) -> Hold:
+    return Hold(chunk=_chunk(fields), since=fields["since"])
 
 
 def _settled(fields: dict[str, Any]) -> Settled:

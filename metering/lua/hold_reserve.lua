@@ -35,5 +35,7 @@ if images > left then
 end
 redis.call('HINCRBY', budget, 'reserved', images)
 redis.call('HINCRBY', budget, 'reserved:' .. api, images)
-redis.call('HSET', holds, chunk, ARGV[6])
+local hold = cjson.decode(ARGV[6])
+hold.since = math.floor(now() / 1000000)
+redis.call('HSET', holds, chunk, cjson.encode(hold))
 return {'reserved'}

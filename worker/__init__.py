@@ -1,0 +1,1 @@
+"""Celery workers: they ask the APIs, train the meta-model, survive being killed and never overspend."""
