@@ -16,7 +16,7 @@ def rounding_unit(probabilities: Tensor) -> float | None:
     """
     for unit in _UNITS:
         counts = probabilities.double() / unit
-        if bool(((counts - counts.round()).abs() < 1e-7 / unit + 1e-6).all()):
+        if bool(((counts - counts.round()).abs() <= 2e-7 * counts).all()):  # float32 is exact to 6e-8
             return unit
     return None
 

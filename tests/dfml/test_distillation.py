@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfml.numerics.distillation import (
+    centre_by_group,
+    cosines,
+    log_probabilities,
+    masked_mean_square,
+    relational,
+    rounding_unit,
+    standardised,
+)
+
+
+@pytest.fixture
+def answers() -> Tensor:
+    return torch.randn(50, 5, generator=torch.Generator().manual_seed(0)).mul(2).softmax(-1)
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3, 4])
+def test_the_unit_of_rounded_answers_is_found(answers: Tensor, decimals: int) -> None:
+    assert rounding_unit(torch.round(answers, decimals=decimals)) == pytest.approx(10**-decimals)
+
+
+def test_the_unit_of_labels_and_of_full_precision(answers: Tensor) -> None:
+    assert rounding_unit(torch.eye(5)[answers.argmax(-1)]) == 1.0
+    assert rounding_unit(answers) is None
+    assert rounding_unit(torch.tensor([[1.0, 1e-9]])) is None  # very sure, not rounded
+
+
+def test_log_probabilities_by_hand() -> None:
+    full = torch.tensor([[0.9, 0.09999, 1e-9]])
+    assert torch.allclose(log_probabilities(full, floor=1e-3), torch.tensor([[0.9, 0.09999, 1e-3]]).log())
+    rounded = torch.tensor([[0.75, 0.25, 0.0]])
+    expected = (torch.tensor([[0.75, 0.25, 0.005]]) / 1.005).log()
+    assert torch.allclose(log_probabilities(rounded, floor=1e-4), expected)
+
+
+def test_labels_alone_give_two_values() -> None:
+    z = standardised(log_probabilities(torch.eye(4)[[0, 1, 2, 3, 1]], floor=1e-4), torch.ones(5, dtype=torch.bool))
+    high, low = z.max(), z.min()
+    assert ((z - high).abs().lt(1e-5) | (z - low).abs().lt(1e-5)).all()
+    assert high.item() == pytest.approx(-3 * low.item(), rel=1e-4)
+
+
+def test_standardised_has_unit_scale_over_what_was_asked(answers: Tensor) -> None:
+    asked = torch.arange(50) % 3 > 0
+    z = standardised(answers.log() * 7, asked)
+    assert z[asked].std().item() == pytest.approx(1.0, abs=1e-4)
+    assert z[asked].mean(1).abs().max() < 1e-5
+    assert not z[~asked].any()
+
+
+def test_an_api_that_always_says_the_same_is_no_division_by_zero() -> None:
+    z = standardised(torch.full((10, 3), 0.2).log(), torch.ones(10, dtype=torch.bool))
+    assert torch.isfinite(z).all()
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3), (2, 4, 3)])
+def test_centred_heads_have_centred_outputs(sizes: tuple[int, ...]) -> None:
+    weights = torch.randn(9, 6)
+    centred = centre_by_group(weights, sizes)
+    x = torch.randn(4, 6)
+    for part, plain in zip((x @ centred.T).split(sizes, 1), (x @ weights.T).split(sizes, 1), strict=True):
+        assert torch.allclose(part, plain - plain.mean(1, keepdim=True), atol=1e-5)
+    assert centre_by_group(weights[:, 0], sizes).shape == (9,)
+
+
+def test_masked_mean_square_against_a_loop() -> None:
+    difference, seen = torch.randn(5, 4), torch.rand(5, 4) < 0.5
+    plain = [difference[i, j].item() ** 2 for i in range(5) for j in range(4) if seen[i, j]]
+    assert masked_mean_square(difference, seen.float()).item() == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+    assert masked_mean_square(difference, torch.ones(5, 4)).item() == pytest.approx(
+        masked_mean_square(difference, None).item()
+    )
+
+
+def test_cosines_over_shared_entries_against_a_loop() -> None:
+    seen = torch.rand(6, 12, generator=torch.Generator().manual_seed(1)) < 0.6
+    rows = torch.randn(6, 12) * seen
+    alike, shared = cosines(rows, seen.float())
+    for i in range(6):
+        for j in range(6):
+            both = seen[i] & seen[j]
+            assert shared[i, j] == both.sum()
+            expected = torch.cosine_similarity(rows[i, both], rows[j, both], dim=0)
+            assert alike[i, j].item() == pytest.approx(expected.item(), abs=1e-5)
+    full, _ = cosines(rows, torch.ones(6, 12))
+    assert torch.allclose(full, cosines(rows, None)[0], atol=1e-5)
+
+
+def test_the_relational_term_against_a_loop() -> None:
+    features, target = torch.randn(7, 5), torch.rand(7, 7)
+    target = (target + target.T) / 2
+    centred = features - features.mean(0)
+    wanted, got = [], []
+    for i in range(7):
+        for j in range(7):
+            if i != j:
+                wanted.append(target[i, j].item())
+                got.append(torch.cosine_similarity(centred[i], centred[j], dim=0).item())
+    mean = sum(wanted) / len(wanted)
+    variance = sum((w - mean) ** 2 for w in wanted) / len(wanted)
+    error = sum((g - w) ** 2 for g, w in zip(got, wanted, strict=True)) / len(wanted)
+    assert relational(features, target, None).item() == pytest.approx(error / variance, rel=1e-4)
+    assert relational(features, target, torch.full((7, 7), 3.0)).item() == pytest.approx(error / variance, rel=1e-4)
+
+
+def test_pairs_that_share_no_answer_do_not_count() -> None:
+    features, target = torch.randn(4, 5), torch.rand(4, 4)
+    target = (target + target.T) / 2
+    weight = torch.ones(4, 4)
+    weight[0, 3] = weight[3, 0] = 0
+    before = relational(features, target, weight)
+    target[0, 3] = target[3, 0] = 100.0
+    assert relational(features, target, weight).item() == pytest.approx(before.item(), rel=1e-5)
+
+
+def test_alike_answers_throughout_give_no_infinite_loss() -> None:
+    assert math.isfinite(relational(torch.randn(5, 3), torch.ones(5, 5), None).item())

@@ -1,0 +1,197 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contracts.meta_models import BackboneConfig, Evaluation
+from contracts.methods import PqdOptions
+from dfml.datasets import open_dataset
+from dfml.evaluate import evaluate, evaluate_random
+from dfml.memory import Answers
+from dfml.methods import METHODS, pqd
+from dfml.nets import weights
+from dfml.plans import plan
+from dfml.supervised import train_classifier
+from dfml.teachers import ModuleTeacher
+
+MakeTeacher = Callable[..., ModuleTeacher]
+FEW = PqdOptions(steps=4, batch=16)
+
+
+@pytest.fixture
+def teachers(make_teacher: MakeTeacher) -> list[ModuleTeacher]:
+    return [make_teacher(seed, ways=ways) for seed, ways in enumerate((3, 5, 2))]
+
+
+def test_the_table_of_methods() -> None:
+    assert METHODS["pqd"] is pqd
+
+
+def test_the_same_seed_gives_the_same_weights(teachers: list[ModuleTeacher], tiny: BackboneConfig) -> None:
+    def run(seed: int) -> dict[str, Tensor]:
+        return weights(pqd.train(teachers, tiny, FEW, queries=90, seed=seed).backbone)
+
+    one, two, other = run(1), run(1), run(2)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["blocks.0.conv.weight"], other["blocks.0.conv.weight"])
+
+
+def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], images: Tensor) -> None:
+    planned = plan(PqdOptions(apis_per_image=2), queries=70, queries_per_api=None, apis=3, seed=0)
+    answers = pqd.ask(teachers, images[: planned.images], planned)
+    assert answers.queries == planned.queries == sum(teacher.queries for teacher in teachers) <= 70
+    for api, (teacher, indices) in enumerate(zip(teachers, planned.assigned, strict=True)):
+        assert answers.asked[:, api].nonzero()[:, 0].tolist() == indices.tolist()
+        expected = teacher.predict(images[torch.from_numpy(indices)])
+        assert torch.equal(answers.probabilities[api][answers.asked[:, api]], expected)
+        assert not answers.probabilities[api][~answers.asked[:, api]].any()
+
+
+def test_the_loss_on_a_batch_against_a_loop(teachers: list[ModuleTeacher], images: Tensor) -> None:
+    """Three APIs of 3, 5 and 2 classes, two for each image: every term written out."""
+    planned = plan(PqdOptions(apis_per_image=2), queries=80, queries_per_api=None, apis=3, seed=0)
+    answers = pqd.ask(teachers, images, planned)
+    chosen = torch.tensor([3, 0, 7, 21, 30])
+    features = torch.randn(5, 6)
+    head = torch.nn.Linear(6, 10)
+    targets = pqd._targets(answers, torch.ones(40, dtype=torch.bool), PqdOptions(), torch.device("cpu"))
+    got_answers, got_relation = pqd.losses(features, head, targets, chosen, answers.ways)
+
+    squares, profile = [], [[None] * 3 for _ in range(5)]
+    for api, ways in enumerate(answers.ways):
+        start = sum(answers.ways[:api])
+        asked = answers.asked[:, api]
+        p = answers.probabilities[api]
+        z = p.clamp_min(1e-4).log()
+        z = z - z.mean(1, keepdim=True)
+        z = z / z[asked].std()
+        for row, image in enumerate(chosen.tolist()):
+            if asked[image]:
+                out = head(features[row])[start : start + ways]
+                squares += (out - out.mean() - z[image]).square().tolist()
+                profile[row][api] = p[image] - p[asked].mean(0)  # type: ignore[call-overload]
+    assert got_answers.item() == pytest.approx(np.mean(squares), rel=1e-4)
+
+    centred = features - features.mean(0)
+    wanted, got, weight = [], [], []
+    for i in range(5):
+        for j in range(5):
+            both = [api for api in range(3) if profile[i][api] is not None and profile[j][api] is not None]
+            if i != j and both:
+                left = torch.cat([profile[i][api] for api in both])  # type: ignore[misc]
+                right = torch.cat([profile[j][api] for api in both])  # type: ignore[misc]
+                wanted.append(F.cosine_similarity(left, right, dim=0).item())
+                got.append(F.cosine_similarity(centred[i], centred[j], dim=0).item())
+                weight.append(len(left))
+    mean = np.average(wanted, weights=weight)
+    variance = np.average((np.array(wanted) - mean) ** 2, weights=weight)
+    error = np.average((np.array(got) - np.array(wanted)) ** 2, weights=weight)
+    assert got_relation.item() == pytest.approx(error / variance, rel=1e-3)
+
+
+def test_images_nobody_answered_change_nothing(
+    teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
+) -> None:
+    planned = plan(PqdOptions(), queries=90, queries_per_api=None, apis=3, seed=0)
+    whole = pqd.ask(teachers, images[:30], planned)
+    padded = Answers(images, [F.pad(p, (0, 0, 0, 10)) for p in whole.probabilities], F.pad(whole.asked, (0, 0, 0, 10)))
+    one, two = (weights(pqd.distil(answers, tiny, FEW, seed=0).backbone) for answers in (whole, padded))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_an_api_that_never_answered_is_no_obstacle(
+    teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
+) -> None:
+    planned = plan(PqdOptions(), queries=90, queries_per_api=None, apis=3, seed=0)
+    answers = pqd.ask(teachers, images[:30], planned)
+    asked = answers.asked.clone()
+    asked[:, 1] = False
+    held = [p if api != 1 else torch.zeros_like(p) for api, p in enumerate(answers.probabilities)]
+    result = pqd.distil(Answers(answers.images, held, asked), tiny, FEW, seed=0)
+    assert np.isfinite(result.metrics["loss"])
+
+
+def test_progress_is_reported_and_can_stop(teachers: list[ModuleTeacher], tiny: BackboneConfig) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stop_at_two(step: int, steps: int, metrics: dict[str, float]) -> None:
+        assert set(metrics) == {"loss", "answers", "relation"}
+        seen.append((step, steps))
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pqd.train(teachers, tiny, FEW, queries=90, seed=0, on_step=stop_at_two)
+    assert seen == [(1, 4), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PqdOptions(steps=2, batch=4, relation=0.0, flip=False, shift=0),
+        PqdOptions(steps=2, images=16, mixture={"spectra": 1.0}, floor=0.01, learning_rate=1e-3, weight_decay=0.0),
+        PqdOptions(steps=1, batch=4096, shift=8),
+    ],
+)
+def test_every_option_is_taken(teachers: list[ModuleTeacher], tiny: BackboneConfig, options: PqdOptions) -> None:
+    result = pqd.train(teachers, tiny, options, queries=60, seed=0)
+    assert np.isfinite(list(result.metrics.values())).all()
+    assert not result.backbone.training
+
+
+def test_a_resnet_learns_too(teachers: list[ModuleTeacher]) -> None:
+    config = BackboneConfig(backbone="resnet10", width=16)
+    first, last = [], []
+    pqd.train(
+        teachers,
+        config,
+        PqdOptions(steps=30, batch=16),
+        queries=90,
+        seed=0,
+        on_step=lambda step, steps, metrics: (first if step <= 5 else last).append(metrics["answers"]),
+    )
+    assert np.mean(last[-5:]) < np.mean(first)
+
+
+def test_default_steps_and_rates() -> None:
+    assert [pqd.default_steps(n) for n in (16, 4096, 10240, 16384, 10**6)] == [1500, 1500, 2750, 4000, 4000]
+    assert pqd.default_rate(BackboneConfig()) == 8e-3
+    assert pqd.default_rate(BackboneConfig(backbone="resnet10")) == 5e-3
+
+
+def test_too_few_answers_say_so(teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig) -> None:
+    nothing = Answers(images, [torch.zeros(40, 2)], torch.zeros(40, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="raise the budget"):
+        pqd.distil(nothing, tiny, FEW, seed=0)
+
+
+def test_answers_that_do_not_fit_together_are_refused(images: Tensor) -> None:
+    asked = torch.ones(40, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"probabilities\[0\]: expected float32 \(40"):
+        Answers(images, [torch.zeros(39, 2)], asked)
+    with pytest.raises(ValueError, match="asked"):
+        Answers(images, [torch.zeros(40, 2), torch.zeros(40, 2)], asked)
+    with pytest.raises(ValueError, match="NaN"):
+        Answers(images, [torch.full((40, 2), float("nan"))], asked)
+    with pytest.raises(ValueError, match="images"):
+        Answers(images.float(), [torch.zeros(40, 2)], asked)
+
+
+def test_better_than_random_on_a_toy(tiny: BackboneConfig) -> None:
+    """Two small teachers of glyphs, 100 images each, 60 steps: seconds, and well above an untrained network."""
+    dataset = open_dataset("glyphs", None)
+    shown = dataset.images("val")
+    teachers = []
+    for seed in range(2):
+        net, _ = train_classifier(
+            shown[seed * 8 : seed * 8 + 8, :50], config=tiny, seed=seed, epochs=8, learning_rate=2e-2
+        )
+        teachers.append(ModuleTeacher(net, ways=8, input_shape=(3, 32, 32)))
+    evaluation = Evaluation(dataset="glyphs", split="val", shots=[5], episodes=60)
+    result = pqd.train(teachers, tiny, PqdOptions(steps=60, batch=32), queries=400, seed=0)
+    mine = evaluate(result.backbone, dataset, evaluation)
+    untrained = evaluate_random(tiny, (3, 32, 32), dataset, evaluation, seeds=(0,))
+    assert mine.accuracy["5"] > untrained.accuracy["5"] + mine.interval["5"] + untrained.interval["5"]
