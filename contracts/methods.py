@@ -30,9 +30,11 @@ class PqdOptions(Input):
         description="Relative shares of the image sources in the pool.",
     )
     relation: float = Field(0.3, ge=0, le=10, description="Weight of the relational term between images.")
-    floor: float = Field(1e-4, gt=0, lt=0.5, description="Probabilities are clamped from below at this before the log.")
-    smoothing: float = Field(
-        0.08, ge=0, lt=0.5, description="Label-only answers: probability mass taken from the label and spread over all."
+    floor: float = Field(
+        1e-4,
+        gt=0,
+        lt=0.5,
+        description="Probabilities are clamped from below at this before the log; rounded ones at half a unit at least.",
     )
     steps: int | None = Field(
         None, ge=1, le=1_000_000, description="Optimiser steps. Default: 1500 up to 4096 images, then growing to 4000."

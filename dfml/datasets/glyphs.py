@@ -132,12 +132,12 @@ def _soft(inside: Array) -> Array:
 
 
 def _colours(rng: Rng, n: int) -> tuple[Array, Array, Array]:
-    """Ground, fill and ink (n, 3, 1, 1): any colours, but ink and ground differ in brightness by 0.3 or more."""
+    """Ground, fill and ink (n, 3, 1, 1): any colours, but ink and ground differ in brightness by about 0.3 or more."""
     ground = rng.uniform(0, 1, (n, 1))
     step = rng.uniform(0.3, 0.6, (n, 1))
-    ink = np.where(ground + step > 1, ground - step, np.where(ground - step < 0, ground + step, ground + step))
+    ink = np.where(ground + step > 1, ground - step, ground + step)
     fill = rng.uniform(0, 1, (n, 1))
-    tinted = (np.stack([ground, fill, ink])[:, :, :] + 0.15 * rng.standard_normal((3, n, 3))).clip(0, 1)
+    tinted = (np.stack([ground, fill, ink]) + 0.15 * rng.standard_normal((3, n, 3))).clip(0, 1)
     first, second, third = tinted[..., None, None]
     return first, second, third
 

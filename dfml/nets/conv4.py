@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """conv3x3 - batch norm - ReLU - max pool 2: (n, in, h, w) -> (n, out, h // 2, w // 2)."""
+    """conv3x3 - batch norm - ReLU - max pool 2: (n, in, h, w) -> (n, out, h // 2, w // 2).
+
+    Computed with the pool before the ReLU: both are monotone, so values and gradients are the same to the bit, on a quarter
+    of the numbers.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
         super().__init__()
@@ -14,7 +18,7 @@ class Block(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
+        return F.relu(F.max_pool2d(self.norm(self.conv(x)), 2))
 
 
 class Conv4(nn.Module):

@@ -133,7 +133,7 @@ def test_progress_is_reported_and_can_stop(teachers: list[ModuleTeacher], tiny: 
     [
         PqdOptions(steps=2, batch=4, relation=0.0, flip=False, shift=0),
         PqdOptions(steps=2, images=16, mixture={"spectra": 1.0}, floor=0.01, learning_rate=1e-3, weight_decay=0.0),
-        PqdOptions(steps=1, batch=4096, shift=8),
+        PqdOptions(steps=1, batch=4096, shift=16),
     ],
 )
 def test_every_option_is_taken(teachers: list[ModuleTeacher], tiny: BackboneConfig, options: PqdOptions) -> None:
