@@ -8,7 +8,8 @@ from torch import Tensor
 def augment(images: Tensor, *, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
     """uint8 (n, 3, h, w) -> float in [0, 1]: each image flipped or not, all shifted by up to `shift` pixels, reflected.
 
-    A shift beyond the image is cut to what reflection can fill. One shift a batch costs an image copy and no gather; over an epoch every image meets every shift.
+    A shift beyond the image is cut to what reflection can fill. One shift a batch costs an image copy and no gather; over
+    an epoch every image meets every shift.
     """
     x = images.float() / 255
     height, width = x.shape[2:]
