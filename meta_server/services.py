@@ -1,0 +1,51 @@
+"""Everything a request may use, opened once when the server starts and closed when it stops."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from redis.asyncio import Redis
+
+from meta_server.queue import Queue
+from meta_server.reaper import Reaper
+from meta_server.serving import Serving
+from meta_server.settings import Settings
+from meta_server.store.artifacts import Artifacts
+from meta_server.store.jobs import JobStore
+from meta_server.store.meta_models import MetaModelStore
+from meta_server.store.secrets import Secrets
+from metering.scripts import connect
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What routes are given."""
+
+    redis: Redis
+    jobs: JobStore
+    meta_models: MetaModelStore
+    artifacts: Artifacts
+    queue: Queue
+    serving: Serving
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue | None) -> AsyncIterator[Services]:
+    """The services by `settings`, with the reaper running. What is passed in is used, and closed by whoever passed it."""
+    url = settings.redis_url.get_secret_value()
+    async with AsyncExitStack() as opened:
+        if redis is None:
+            redis = connect(url)
+            opened.push_async_callback(redis.aclose)
+        if queue is None:
+            queue = Queue(url)
+            opened.callback(queue.close)
+        jobs = JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value()))
+        meta_models = MetaModelStore(redis)
+        artifacts = Artifacts(settings.artifacts)
+        serving = Serving(meta_models, artifacts, capacity=settings.loaded_models)
+        background = await opened.enter_async_context(anyio.create_task_group())
+        opened.callback(background.cancel_scope.cancel)
+        background.start_soon(Reaper(jobs, queue, redis).run)
+        yield Services(redis, jobs, meta_models, artifacts, queue, serving)

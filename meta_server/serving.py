@@ -1,0 +1,120 @@
+"""Predictions: a meta-model learns a task from a few images and labels others, in one call.
+
+The only module of the server that runs a network. Torch is imported when the first prediction is asked for.
+"""
+
+import asyncio
+import warnings
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from contracts.meta_models import MetaModel, Prediction, PredictRequest, PredictResponse
+from contracts.problems import Fault, ProblemError
+from meta_server.store.artifacts import Artifacts
+from meta_server.store.meta_models import MetaModelStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dfml.nets import Backbone
+
+MOST_PIXELS = 40_000_000  # of one image, before it is resized
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class Serving:
+    """Predicts with any published meta-model; the `capacity` used last stay loaded."""
+
+    def __init__(self, meta_models: MetaModelStore, artifacts: Artifacts, *, capacity: int) -> None:
+        self._meta_models = meta_models
+        self._artifacts = artifacts
+        self._capacity = capacity
+        self._loaded: OrderedDict[str, Backbone] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self._threads = anyio.CapacityLimiter(2)
+
+    async def predict(self, meta_model_id: str, request: PredictRequest) -> PredictResponse:
+        """Fit a head to the support, label the query. Raises `ProblemError`: not-found, or naming every bad image."""
+        model = await self._meta_models.get(meta_model_id)
+        backbone = await self._backbone(model)
+        return await anyio.to_thread.run_sync(_predict, backbone, model.input_shape, request, limiter=self._threads)
+
+    async def _backbone(self, model: MetaModel) -> "Backbone":
+        async with self._loading:
+            backbone = self._loaded.get(model.id)
+            if backbone is None:
+                folder = await self._meta_models.folder(model.id)
+                backbone = await anyio.to_thread.run_sync(_load, self._artifacts, folder)
+                self._loaded[model.id] = backbone
+            self._loaded.move_to_end(model.id)
+            while len(self._loaded) > self._capacity:
+                self._loaded.popitem(last=False)
+        return backbone
+
+
+def _load(artifacts: Artifacts, folder: str) -> "Backbone":
+    from dfml import io
+
+    return io.load(artifacts.local(folder))
+
+
+def _predict(backbone: "Backbone", shape: tuple[int, int, int], request: PredictRequest) -> PredictResponse:
+    import torch
+
+    from dfml.adaptation import adapt
+
+    found: list[Fault] = []
+    support = decode(request.support.images, shape, "support.images", found)
+    query = decode(request.query, shape, "query", found)
+    if found:
+        raise ProblemError("invalid-request", f"{len(found)} of the images cannot be used", errors=found)
+    classes = sorted(set(request.support.labels))
+    labels = torch.tensor([classes.index(label) for label in request.support.labels])
+    probabilities = adapt(backbone, support, labels, ways=len(classes), head=request.head).predict(query)
+    return PredictResponse(predictions=[_prediction(classes, row) for row in probabilities.tolist()])
+
+
+def _prediction(classes: list[str], probabilities: list[float]) -> Prediction:
+    best = max(range(len(classes)), key=probabilities.__getitem__)
+    return Prediction(label=classes[best], probabilities=dict(zip(classes, probabilities, strict=True)))
+
+
+def decode(images: Sequence[str], shape: tuple[int, int, int], where: str, found: list[Fault]) -> "Tensor":
+    """base64 image files as uint8 (n, c, h, w), resized to `shape` = (c, h, w).
+
+    Each one that cannot be used adds a fault named `where`.index to `found`, and is left out.
+    """
+    import torch
+
+    drawn = []
+    for index, text in enumerate(images):
+        try:
+            drawn.append(_draw(text, shape))
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files that are none
+            found.append(Fault(field=f"{where}.{index}", message=f"is no base64 PNG, JPEG or WebP file: {error}"))
+    return torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=torch.uint8)
+
+
+def _draw(text: str, shape: tuple[int, int, int]) -> "Tensor":
+    """One image; its size is known, and refused, before its pixels are unpacked."""
+    import torch
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image: Image.Image = Image.open(BytesIO(b64decode(text, validate=True)), formats=FORMATS)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError("it has too many pixels") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS}")
+    image = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+    pixels = bytearray(image.resize((width, height), Image.Resampling.BILINEAR).tobytes())
+    return torch.frombuffer(pixels, dtype=torch.uint8).reshape(height, width, channels).permute(2, 0, 1)

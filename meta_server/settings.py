@@ -1,0 +1,27 @@
+"""What the meta server is told by its environment."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable named beside it. Secrets show as asterisks wherever this is printed."""
+
+    model_config = SettingsConfigDict(populate_by_name=True, extra="ignore", frozen=True)
+
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="redis://:password@host:port/0")
+    artifacts: str = Field(
+        validation_alias="METAZOO_ARTIFACTS", description="Folder or fsspec URL of the artefact store."
+    )
+    secret_key: SecretStr = Field(
+        validation_alias="METAZOO_SECRET_KEY", description="Fernet key for teachers' API keys."
+    )
+    api_key: SecretStr = Field(
+        validation_alias="METAZOO_SERVER_API_KEY", min_length=16, description="The bearer key that callers must send."
+    )
+    max_body: int = Field(
+        64 * 2**20, ge=2**10, validation_alias="METAZOO_MAX_BODY", description="Bytes of the largest request body."
+    )
+    loaded_models: int = Field(
+        8, ge=1, validation_alias="METAZOO_LOADED_MODELS", description="Meta-models kept in memory for predictions."
+    )

@@ -1,0 +1,262 @@
+"""`metazoo jobs`: start jobs on a running server and see what becomes of them."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from contracts.jobs import Job, JobStatus
+from contracts.methods import METHOD_NAMES
+from metazoo.connection import (
+    JOB_FAILED,
+    USAGE,
+    ApiKeyEnv,
+    AsJson,
+    ReadyFile,
+    Url,
+    connected,
+    fail,
+    read_ready_file,
+    secret_from,
+)
+
+if TYPE_CHECKING:
+    from client import Metazoo
+
+REFRESH = 0.5  # seconds between two looks at a job while its bars are shown
+METRICS_LINES = 5.0  # seconds between two lines of training metrics
+
+app = typer.Typer(no_args_is_help=True, help="Start jobs on a running server and see what becomes of them.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+@app.command()
+def submit(
+    file: Annotated[
+        str | None, typer.Argument(help="The job as JSON, `-` for standard input; flags go on top of it.")
+    ] = None,
+    api: Annotated[list[str] | None, typer.Option(help="URL of an API, …/v2/models/NAME. Repeatable.")] = None,
+    teacher_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable that holds the APIs' key.")
+    ] = None,
+    all_models: Annotated[
+        bool, typer.Option("--all-models", help="Every model of --ready-file, with its key.")
+    ] = False,
+    queries: Annotated[int | None, typer.Option(help="Most images over all APIs.")] = None,
+    queries_per_api: Annotated[int | None, typer.Option(help="Most images for any one API.")] = None,
+    min_apis: Annotated[int | None, typer.Option(help="Go on while this many APIs answer.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name to find it by.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(METHOD_NAMES)}.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the method, such as steps=2000. Repeatable."),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network of the meta-model: conv4 or resnet10.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of the evaluation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same job.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submitting again under one key makes no second job.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a job, from flags or a JSON file."""
+    document = _read_document(file) if file is not None else {}
+    if all_models or api:
+        document["apis"] = _apis(api or [], teacher_key_env, ready_file, all_models)
+    _put(document, "budget", queries=queries, queries_per_api=queries_per_api)
+    _put(document, "method", name=method, **_options(option or []))
+    _put(document, "meta_model", backbone=backbone, width=width)
+    _put(document, "evaluation", dataset=dataset, split=split, episodes=episodes)
+    given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed}
+    document |= {field: value for field, value in given.items() if value is not None}
+    with connected(url, api_key_env, ready_file) as metazoo:
+        job = metazoo.jobs.create(document, idempotency_key=idempotency_key)
+        if not follow:
+            typer.echo(
+                job.model_dump_json() if as_json else f"{job.id} {job.status}\nnext: metazoo jobs watch {job.id}"
+            )
+            return
+        _watch(metazoo, job.id, as_json=as_json)
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most jobs.")] = 20,
+    after: Annotated[str | None, typer.Option(help="From the job after this one: `next` of the page before.")] = None,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Jobs, newest first."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        page = metazoo.jobs.list(after=after, limit=limit, status=status)
+    if as_json:
+        typer.echo(page.model_dump_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("job", "name", "status", "phase", "created", "images", "meta-model", box=None)
+    for job in page.items:
+        images = f"{job.budget.confirmed + job.budget.unconfirmed}/{job.budget.limit}"
+        created = f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(job.id, job.name or "", job.status, job.phase or "", created, images, job.meta_model or "")
+    Console().print(table)
+    if page.next is not None:
+        typer.echo(f"more: metazoo jobs list --after {page.next}")
+
+
+@app.command()
+def show(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """A job as it is now."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        job = metazoo.jobs.retrieve(job_id)
+    if as_json:
+        typer.echo(job.model_dump_json())
+        return
+    from rich.console import Console
+
+    from metazoo import watch as shown
+
+    Console().print(shown.bars(job, most_apis=len(job.progress.per_api)))
+    if _ended(job):
+        typer.echo(shown.result(job))
+
+
+@app.command()
+def watch(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Follow a job until it has ended: bars in a terminal, lines elsewhere, with --json one event a line.
+
+    Exits with 1 if it failed or was cancelled.
+    """
+    with connected(url, api_key_env, ready_file) as metazoo:
+        _watch(metazoo, job_id, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Stop a job; what it has paid for is kept."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        job = metazoo.jobs.cancel(job_id)
+    typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}")
+
+
+def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
+    """Show the job until it has ended, then leave with its exit code."""
+    from metazoo import watch as shown
+
+    try:
+        if as_json:
+            for event in metazoo.jobs.events(job_id, follow=True):
+                typer.echo(event.model_dump_json())
+        elif sys.stdout.isatty():
+            _show_bars(metazoo, job_id)
+        else:
+            _show_lines(metazoo, job_id)
+    except KeyboardInterrupt:
+        fail(f"stopped watching; the job goes on: metazoo jobs watch {job_id}, or metazoo jobs cancel {job_id}", 130)
+    job = metazoo.jobs.retrieve(job_id)
+    if not as_json:
+        typer.echo(shown.result(job))
+    if job.status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(JOB_FAILED)
+
+
+def _show_bars(metazoo: "Metazoo", job_id: str) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from metazoo import watch as shown
+
+    console = Console()
+    room = max(3, console.height - 12)
+    with Live(shown.bars(metazoo.jobs.retrieve(job_id), most_apis=room), console=console, auto_refresh=False) as live:
+        looked = time.monotonic()
+        for event in metazoo.jobs.events(job_id, follow=True):
+            if event.type == "warning" and (said := shown.line(event)):
+                console.print(said, markup=False)
+            if event.type == "status" or time.monotonic() - looked >= REFRESH:
+                live.update(shown.bars(metazoo.jobs.retrieve(job_id), most_apis=room), refresh=True)
+                looked = time.monotonic()
+
+
+def _show_lines(metazoo: "Metazoo", job_id: str) -> None:
+    from metazoo import watch as shown
+
+    told = float("-inf")
+    for event in metazoo.jobs.events(job_id, follow=True):
+        if event.type == "metrics":
+            if time.monotonic() - told < METRICS_LINES:
+                continue
+            told = time.monotonic()
+        if said := shown.line(event):
+            typer.echo(said)
+
+
+def _ended(job: Job) -> bool:
+    return job.finished_at is not None
+
+
+def _read_document(file: str) -> dict[str, Any]:
+    try:
+        document = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text())
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", USAGE)
+    except ValueError as error:
+        fail(f"{file} is no JSON: {error}", USAGE)
+    if not isinstance(document, dict):
+        fail(f"{file} must hold a JSON object: a job with apis and budget", USAGE)
+    return document
+
+
+def _apis(urls: list[str], key_env: str | None, ready_file: Path | None, all_models: bool) -> list[dict[str, str]]:
+    """The APIs asked for, each with its key: that of the ready file where it lists the API, else the one named."""
+    if all_models and ready_file is None:
+        fail("--all-models needs --ready-file: the models are listed there", USAGE)
+    models = read_ready_file(ready_file).get("models", []) if ready_file is not None else []
+    keys = {model["url"]: model["api_key"] for model in models}
+    if key_env is not None:
+        keys |= dict.fromkeys(urls, secret_from(key_env))
+    wanted = list(dict.fromkeys([*urls, *(keys if all_models else ())]))
+    return [{"url": url, "api_key": keys[url]} if url in keys else {"url": url} for url in wanted]
+
+
+def _put(document: dict[str, Any], part: str, **given: Any) -> None:
+    """Set the fields given in `part` of the document."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    if fields:
+        document[part] = {**(document.get(part) or {}), **fields}
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """`steps=2000` as a field: values are JSON, and text where they are none."""
+    options: dict[str, Any] = {}
+    for each in given:
+        name, separator, text = each.partition("=")
+        if not separator or not name.isidentifier():
+            fail(f"--option {each}: write it as NAME=VALUE, such as steps=2000", USAGE)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options

@@ -1,0 +1,79 @@
+"""How commands reach a running service: where it is, which key to send, and what to say when it cannot be used."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from client import Metazoo
+
+# Exit codes that scripts can tell apart.
+JOB_FAILED = 1  # the job failed or was cancelled
+USAGE = 2  # the call is at fault: nothing was done
+UNREACHABLE = 3  # the service cannot be reached, refuses the key, or is none of ours
+
+Url = Annotated[str | None, typer.Option("--url", help="The server. Default: METAZOO_URL.", show_default=False)]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help="Environment variable that holds the key. Default: METAZOO_API_KEY.",
+        show_default=False,
+    ),
+]
+ReadyFile = Annotated[
+    Path | None,
+    typer.Option("--ready-file", help="What `metazoo up --ready-file` wrote: server and key.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def connected(url: str | None, api_key_env: str | None, ready_file: Path | None) -> Iterator["Metazoo"]:
+    """A client, whose errors become one line and an exit code."""
+    from client import InvalidAnswer, Metazoo, MetazooError, RateLimited, Unauthorized
+    from client.errors import ApiUnavailable
+
+    ready = read_ready_file(ready_file) if ready_file is not None else {}
+    key = secret_from(api_key_env) if api_key_env is not None else ready.get("api_key")
+    try:
+        with Metazoo(url or ready.get("server_url"), key) as metazoo:
+            yield metazoo
+    except (ApiUnavailable, InvalidAnswer, RateLimited, Unauthorized) as error:
+        fail(str(error), UNREACHABLE)
+    except MetazooError as error:
+        fail(str(error), USAGE)
+
+
+def read_ready_file(path: Path) -> dict[str, Any]:
+    """The JSON object of a ready file."""
+    try:
+        ready = json.loads(path.read_bytes())
+    except OSError as error:
+        fail(f"{path}: {error.strerror}: is `metazoo up --ready-file {path}` running, and ready?", USAGE)
+    except ValueError:
+        ready = None
+    if not isinstance(ready, dict):
+        fail(f"{path} holds no JSON object: give the file that `metazoo up --ready-file` wrote", USAGE)
+    return ready
+
+
+def secret_from(variable: str) -> str:
+    """A secret from the environment: arguments would show it to everyone who can list processes."""
+    value = os.environ.get(variable)
+    if not value:
+        fail(f"the environment variable {variable} is not set: put the key there", USAGE)
+    return value
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what to do and leave with `code`."""
+    print(f"metazoo: {message}", file=sys.stderr)
+    raise typer.Exit(code)
