@@ -47,8 +47,8 @@ class Phase(StrEnum):
 class ApiSpec(Input):
     """One API to learn from: the URL of a model that speaks the Open Inference Protocol v2 (`…/v2/models/NAME`)."""
 
-    url: Annotated[str, Field(min_length=8, max_length=2048)]
-    adapter: Literal["oip"] = "oip"
+    url: Annotated[str, Field(min_length=8, max_length=2048)] = Field(description="The model's URL.")
+    adapter: Literal["oip"] = Field("oip", description="How it is spoken to: the Open Inference Protocol v2.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer key. Encrypted at rest, never returned.")
 
     @field_validator("url")
@@ -74,17 +74,19 @@ class BudgetLimit(Input):
 class JobRequest(Input):
     """A job: learn from these APIs, within this budget, by this method, into this network."""
 
-    name: Name | None = None
-    tags: list[Tag] = Field(default=[], max_length=32)
-    apis: list[ApiSpec] = Field(min_length=1, max_length=1000)
-    method: MethodOptions = MethodOptions()
-    budget: BudgetLimit
+    name: Name | None = Field(None, description="To find it by; the meta-model inherits it.")
+    tags: list[Tag] = Field(default=[], max_length=32, description="To group jobs by.")
+    apis: list[ApiSpec] = Field(min_length=1, max_length=1000, description="The APIs to learn from, each listed once.")
+    method: MethodOptions = Field(MethodOptions(), description="How to learn, and its options.")
+    budget: BudgetLimit = Field(description="What may be spent.")
     min_apis: int | None = Field(
         None, ge=1, description="Go on while this many APIs answer. Default: half of them, at least one."
     )
-    meta_model: BackboneConfig = BackboneConfig()
-    evaluation: Evaluation | None = None
-    seed: int = Field(0, ge=0, lt=2**31)
+    meta_model: BackboneConfig = Field(BackboneConfig(), description="The network to train.")
+    evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="The same request with the same answers gives the same meta-model."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobRequest":
@@ -110,13 +112,13 @@ class JobRequest(Input):
 class BudgetState(Record):
     """Where a budget stands, in images: `confirmed + unconfirmed + reserved + left == limit`."""
 
-    limit: int
+    limit: int = Field(description="The most that may be spent.")
     confirmed: int = Field(description="Answered, and the answer is stored.")
     unconfirmed: int = Field(
         description="Sent, outcome unknown for good: counted as spent, never sent again by itself."
     )
     reserved: int = Field(description="Held for requests that are under way.")
-    left: int
+    left: int = Field(description="What may still be reserved.")
     per_api: dict[str, "ApiSpend"] = Field(
         default={}, description="By API id (`a0`, `a1`, … in the order of the request)."
     )
@@ -125,16 +127,18 @@ class BudgetState(Record):
 class ApiSpend(Record):
     """One API's part of the budget, in images."""
 
-    confirmed: int = 0
-    unconfirmed: int = 0
-    reserved: int = 0
+    confirmed: int = Field(0, description="Answered, and the answer is stored.")
+    unconfirmed: int = Field(0, description="Sent, outcome unknown for good.")
+    reserved: int = Field(0, description="Held for requests that are under way.")
 
 
 class ApiProgress(Record):
     """One API's part of the job."""
 
-    url: str
-    state: Literal["waiting", "probing", "acquiring", "done", "dropped"] = "waiting"
+    url: str = Field(description="As in the request.")
+    state: Literal["waiting", "probing", "acquiring", "done", "dropped"] = Field(
+        "waiting", description="Where its part of the job stands; a dropped API is asked no more."
+    )
     answered: int = Field(0, description="Images answered and stored.")
     planned: int = Field(0, description="Images planned for this API.")
     reason: str | None = Field(None, description="Why it was dropped; null otherwise.")
@@ -143,38 +147,40 @@ class ApiProgress(Record):
 class Progress(Record):
     """How far each phase is, in [0, 1], and how far each API is."""
 
-    phase: dict[Phase, float] = {}
-    per_api: dict[str, ApiProgress] = {}
+    phase: dict[Phase, float] = Field(default={}, description="By phase that has started.")
+    per_api: dict[str, ApiProgress] = Field(default={}, description="By API id.")
 
 
 class JobError(Record):
     """Why a job failed: a stable code, a sentence that says what to do next, and the field at fault if there is one."""
 
-    code: str
-    message: str
-    param: str | None = None
+    code: str = Field(description="Stable, for programs.")
+    message: str = Field(description="For people: what to do next.")
+    param: str | None = Field(None, description="Dotted path of the field at fault, if there is one.")
 
 
 class Job(Record):
     """A job as the service tells it."""
 
-    id: str
-    name: str | None
-    tags: list[str]
-    status: JobStatus
+    id: str = Field(description="Ids sort by time.")
+    name: str | None = Field(description="As in the request.")
+    tags: list[str] = Field(description="As in the request.")
+    status: JobStatus = Field(description="Where the job stands.")
     reason: str | None = Field(None, description="Why it is in this state, where that is not plain; else null.")
     phase: Phase | None = Field(None, description="The furthest phase that has started; null while queued.")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    created_at: datetime = Field(description="When it was stored.")
+    started_at: datetime | None = Field(None, description="When a worker first began; null until then.")
+    finished_at: datetime | None = Field(None, description="When it ended; null until then.")
     attempt: int = Field(0, description="How often work on it was begun since its last durable progress.")
-    progress: Progress = Progress()
-    budget: BudgetState
+    progress: Progress = Field(Progress(), description="How far each phase and each API is.")
+    budget: BudgetState = Field(description="What was spent and what is left.")
     seconds: dict[Phase, float] = Field(default={}, description="Wall time of each finished phase.")
     metrics: dict[str, float] = Field(default={}, description="The newest value of each training metric.")
     score: Score | None = Field(None, description="Null until evaluated, or when no evaluation was asked for.")
-    random_score: Score | None = None
-    error: JobError | None = None
+    random_score: Score | None = Field(
+        None, description="The same network untrained, mean of three seeds, on the same episodes; null until evaluated."
+    )
+    error: JobError | None = Field(None, description="Why it failed; null otherwise.")
     meta_model: str | None = Field(None, description="Id of the published meta-model; null until then.")
     request: JobRequest = Field(description="The request; API keys are masked.")
 
@@ -182,23 +188,23 @@ class Job(Record):
 class JobPage(Record):
     """A page of jobs, newest first; pass `next` as `after` for the following page."""
 
-    items: list[Job]
-    next: str | None
+    items: list[Job] = Field(description="The jobs.")
+    next: str | None = Field(description="Cursor of the following page; null on the last.")
 
 
 class Event(Record):
     """Something that happened to a job. `id` is the Redis stream id: pass the last one seen to resume after it."""
 
-    id: str
-    time: datetime
+    id: str = Field(description="Place in the job's stream; ids grow.")
+    time: datetime = Field(description="When it happened.")
     type: str = Field(
         description="`status`, `phase`, `api`, `progress`, `metrics`, `budget`, `published` or `warning`."
     )
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(description="What happened; its fields depend on `type`.")
 
 
 class EventPage(Record):
     """Events, oldest first; `last` resumes after them."""
 
-    items: list[Event]
-    last: str | None
+    items: list[Event] = Field(description="The events.")
+    last: str | None = Field(description="Id of the last event on the page, or the `after` given if there is none.")

@@ -14,44 +14,51 @@ Accuracy = dict[str, float]
 class BackboneConfig(Input):
     """The network that becomes the meta-model. Normalisation (mean 0.5, std 0.25) is part of it: it takes [0, 1] or uint8."""
 
-    backbone: Literal["conv4", "resnet10"] = "conv4"
+    backbone: Literal["conv4", "resnet10"] = Field("conv4", description="Its architecture.")
     width: Literal[16, 32, 64] = Field(32, description="Channels of the first block.")
 
 
 class Evaluation(Input):
     """Few-shot accuracy on episodes of a data set that the worker has: the same `seed` always gives the same episodes."""
 
-    dataset: Name = "glyphs"
-    split: Literal["train", "val", "test"] = "val"
-    ways: int = Field(5, ge=2, le=100)
-    shots: list[Annotated[int, Field(ge=1, le=100)]] = Field(default=[1, 5], min_length=1, max_length=8)
+    dataset: Name = Field("glyphs", description="A data set that the worker has.")
+    split: Literal["train", "val", "test"] = Field(
+        "val", description="Which of its classes the episodes are drawn from."
+    )
+    ways: int = Field(5, ge=2, le=100, description="Classes an episode.")
+    shots: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        default=[1, 5],
+        min_length=1,
+        max_length=8,
+        description="Labelled images a class; each number is measured by itself.",
+    )
     queries: int = Field(15, ge=1, le=100, description="Query images a class and episode.")
-    episodes: int = Field(600, ge=2, le=10_000)
-    seed: int = Field(0, ge=0, lt=2**31)
+    episodes: int = Field(600, ge=2, le=10_000, description="How many tasks the mean is taken over.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Which episodes are drawn.")
 
 
 class Score(Record):
     """Mean accuracy in percent and its 95 % half-width in points, by number of shots."""
 
-    accuracy: Accuracy
-    interval: Accuracy
+    accuracy: Accuracy = Field(description="Percent, by number of shots.")
+    interval: Accuracy = Field(description="95 % half-width in points, by number of shots.")
 
 
 class MetaModel(Record):
     """A published meta-model."""
 
-    id: str
-    name: str
-    created_at: datetime
-    job: str
-    method: str
-    backbone: BackboneConfig
+    id: str = Field(description="Ids sort by time.")
+    name: str = Field(description="The job's name, or its id.")
+    created_at: datetime = Field(description="When it was published.")
+    job: str = Field(description="The job that made it.")
+    method: str = Field(description="Name of the method that trained it.")
+    backbone: BackboneConfig = Field(description="Its network.")
     input_shape: tuple[int, int, int] = Field(description="(channels, height, width) of the images it takes.")
-    seed: int
+    seed: int = Field(description="The job's seed.")
     version: str = Field(description="Version of Metazoo that trained it.")
     queries: int = Field(description="Images paid for: confirmed and unconfirmed.")
     apis: list[str] = Field(description="SHA-256 of each API's URL: which APIs taught it, without naming them.")
-    evaluation: Evaluation | None
+    evaluation: Evaluation | None = Field(description="How it was measured; null if it was not.")
     score: Score | None = Field(
         description="Null when the job asked for no evaluation. Logistic head, inductive batch norm."
     )
@@ -64,8 +71,8 @@ class MetaModel(Record):
 class LabelledImages(Input):
     """Images as base64 of a PNG, JPEG or WebP file each, with a label for each."""
 
-    images: list[str] = Field(min_length=1, max_length=1000)
-    labels: list[Name] = Field(min_length=1, max_length=1000)
+    images: list[str] = Field(min_length=1, max_length=1000, description="base64 of a PNG, JPEG or WebP file each.")
+    labels: list[Name] = Field(min_length=1, max_length=1000, description="The label of each image, in the same order.")
 
     @model_validator(mode="after")
     def _one_label_each(self) -> "LabelledImages":
@@ -80,26 +87,28 @@ class LabelledImages(Input):
 class PredictRequest(Input):
     """A new task in one call: a few labelled images, and images to label."""
 
-    support: LabelledImages
+    support: LabelledImages = Field(description="What the task is learned from.")
     query: list[str] = Field(min_length=1, max_length=1000, description="base64 of a PNG, JPEG or WebP file each.")
-    head: Literal["logistic", "prototypes"] = "logistic"
+    head: Literal["logistic", "prototypes"] = Field(
+        "logistic", description="How it is learned: logistic regression on features, or the nearest class mean."
+    )
 
 
 class Prediction(Record):
     """One query image: its most probable label, and the probability of every label."""
 
-    label: str
-    probabilities: dict[str, float]
+    label: str = Field(description="The most probable label.")
+    probabilities: dict[str, float] = Field(description="By label; they sum to 1.")
 
 
 class PredictResponse(Record):
     """Predictions in the order of the query images."""
 
-    predictions: list[Prediction]
+    predictions: list[Prediction] = Field(description="One for each query image, in order.")
 
 
 class MetaModelPage(Record):
     """A page of meta-models, newest first; pass `next` as `after` for the following page."""
 
-    items: list[MetaModel]
-    next: str | None
+    items: list[MetaModel] = Field(description="The meta-models.")
+    next: str | None = Field(description="Cursor of the following page; null on the last.")

@@ -16,7 +16,7 @@ class PqdOptions(Input):
     What each value does to accuracy is measured in `docs/methods/pqd.md`.
     """
 
-    name: Literal["pqd"] = "pqd"
+    name: Literal["pqd"] = Field("pqd", description="The method.")
     images: int | None = Field(
         None, ge=16, le=1_000_000, description="Size of the shared image pool. Default: planned from the budget."
     )
@@ -43,7 +43,7 @@ class PqdOptions(Input):
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Peak of the one-cycle schedule. Default: 8e-3 for Conv4, 5e-3 for ResNets."
     )
-    weight_decay: float = Field(1e-3, ge=0, le=1)
+    weight_decay: float = Field(1e-3, ge=0, le=1, description="AdamW's weight decay.")
     shift: int = Field(2, ge=0, le=16, description="Augmentation: random shift in pixels, both axes.")
     flip: bool = Field(True, description="Augmentation: random horizontal flip.")
 

@@ -7,7 +7,7 @@ the Open Inference Protocol read that field and nothing else.
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:metazoo:problem:"
@@ -38,8 +38,8 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    field: str
-    message: str
+    field: str = Field(description="Dotted path of the field, or `body` for the whole.")
+    message: str = Field(description="What is wrong and what to do.")
 
 
 class Problem(BaseModel):
@@ -47,11 +47,11 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[Fault] = []
+    type: str = Field(description="A stable URN that a program can compare.")
+    title: str = Field(description="The same for every problem of this type.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong here, and what to do next.")
+    errors: list[Fault] = Field(default=[], description="Every fault, by field.")
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from contracts.jobs import EventPage, Job, JobPage, JobRequest, JobStatus
 from contracts.meta_models import MetaModel, MetaModelPage, PredictRequest, PredictResponse
@@ -194,7 +194,7 @@ async def predict(meta_model_id: MetaModelId, request: PredictRequest, services:
 class Health(BaseModel):
     """Said by a service that can serve."""
 
-    status: str = "ok"
+    status: str = Field("ok", description="Always `ok`.")
 
 
 @health.get("/live")
