@@ -135,6 +135,9 @@ def show(
     from metazoo import watch as shown
 
     Console().print(shown.bars(job, most_apis=len(job.progress.per_api)))
+    for name, api in job.progress.per_api.items():
+        if api.reason is not None:
+            typer.echo(f"{name} {api.url}: {api.reason}")
     if _ended(job):
         typer.echo(shown.result(job))
 
@@ -169,7 +172,7 @@ def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
         if as_json:
             for event in metazoo.jobs.events(job_id, follow=True):
                 typer.echo(event.model_dump_json())
-        elif sys.stdout.isatty():
+        elif _in_terminal():
             _show_bars(metazoo, job_id)
         else:
             _show_lines(metazoo, job_id)
@@ -211,6 +214,10 @@ def _show_lines(metazoo: "Metazoo", job_id: str) -> None:
             told = time.monotonic()
         if said := shown.line(event):
             typer.echo(said)
+
+
+def _in_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _ended(job: Job) -> bool:

@@ -1,0 +1,120 @@
+"""`metazoo models`: find, download, predict from folders of images."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from contracts.meta_models import BackboneConfig, MetaModel, Score
+from metazoo.commands.models import app
+
+HERE = ("--url", "http://server.test")
+FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
+MODEL = MetaModel(
+    id="mm_1",
+    name="trial",
+    created_at="2026-01-01T00:00:00Z",
+    job="job_1",
+    method="pqd",
+    backbone=BackboneConfig(),
+    input_shape=(3, 32, 32),
+    seed=7,
+    version="0.1.0",
+    queries=4096,
+    apis=["0" * 64],
+    evaluation=None,
+    score=Score(accuracy={"1": 40.9, "5": 55.7}, interval={"1": 0.8, "5": 0.7}),
+    random_score=None,
+    files={name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()},
+)
+
+
+class Server:
+    def __init__(self) -> None:
+        self.sent: dict[str, Any] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        match request.url.path.split("/")[3:]:
+            case []:
+                return httpx.Response(200, json={"items": [MODEL.model_dump(mode="json")], "next": "mm_0"})
+            case ["mm_1"]:
+                return httpx.Response(200, json=MODEL.model_dump(mode="json"))
+            case ["mm_1", "files", name]:
+                return httpx.Response(200, content=FILES[name])
+            case ["mm_1", "predict"]:
+                self.sent = json.loads(request.content)
+                predictions = [
+                    {"label": "red", "probabilities": {"red": 0.75, "blue": 0.25}} for _ in self.sent["query"]
+                ]
+                return httpx.Response(200, json={"predictions": predictions})
+        return httpx.Response(404)
+
+
+def test_list_and_show(command: Any) -> None:
+    listed = command(app, Server(), "list", *HERE)
+    assert (listed.exit_code, "mm_1" in listed.stdout, "more: metazoo models list --after mm_0" in listed.stdout) == (
+        0,
+        True,
+        True,
+    )
+    assert json.loads(command(app, Server(), "list", "--json", *HERE).stdout)["items"][0]["id"] == "mm_1"
+    shown = command(app, Server(), "show", "mm_1", *HERE).stdout
+    assert "1-shot 40.9 ± 0.8 %, 5-shot 55.7 ± 0.7 %" in shown
+    assert "conv4-32, images of 3x32x32" in shown
+    assert MetaModel.model_validate_json(command(app, Server(), "show", "mm_1", "--json", *HERE).stdout) == MODEL
+
+
+def test_download(command: Any, tmp_path: Path) -> None:
+    ran = command(app, Server(), "download", "mm_1", tmp_path / "m", *HERE)
+    assert (ran.exit_code, ran.stdout) == (0, f"{tmp_path / 'm'}\n")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == FILES
+    (tmp_path / "file").write_text("")
+    assert command(app, Server(), "download", "mm_1", tmp_path / "file", *HERE).exit_code == 2
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for name in ("support/red/1.png", "support/red/2.JPG", "support/blue/1.webp", "query/x.png", "query/y.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path, format="PNG")
+    (tmp_path / "support" / "red" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_predict_from_folders(command: Any, images: Path) -> None:
+    server = Server()
+    arguments = (
+        "predict",
+        "mm_1",
+        images / "query",
+        images / "query" / "x.png",
+        "--support",
+        images / "support",
+        *HERE,
+    )
+    ran = command(app, server, *arguments)
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines() == [f"{images}/query/{name}.png\tred\t75.0%" for name in ("x", "y", "x")]
+    assert server.sent["support"]["labels"] == ["blue", "red", "red"]
+    listed = json.loads(command(app, server, *arguments, "--json").stdout)["predictions"]
+    assert listed[0] == {"image": f"{images}/query/x.png", "label": "red", "probabilities": {"red": 0.75, "blue": 0.25}}
+
+
+def test_folders_without_images(command: Any, images: Path) -> None:
+    nothing = images / "nothing"
+    nothing.mkdir()
+    for query, support in ((images / "query", nothing), (nothing, images / "support")):
+        ran = command(app, Server(), "predict", "mm_1", query, "--support", support, *HERE)
+        assert ran.exit_code == 2
+        assert str(nothing) in ran.stderr
+
+
+def test_a_missing_image_is_named(command: Any, images: Path) -> None:
+    ran = command(app, Server(), "predict", "mm_1", images / "none.png", "--support", images / "support", *HERE)
+    assert ran.exit_code == 2
+    assert "none.png cannot be read" in ran.stderr
