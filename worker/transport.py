@@ -28,7 +28,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class AddressRefused(Exception):
-    """The URL leads to an address that is not public."""
+    """The URL leads to no address that may be called."""
 
 
 class Guard:
@@ -51,9 +51,12 @@ class Guard:
         return found
 
     async def check(self, url: str) -> None:
-        """Whether the URL may be called now. Raises `AddressRefused`, OSError when the name does not resolve."""
+        """Whether the URL may be called now. Raises `AddressRefused`, also when the name does not resolve."""
         parts = urlsplit(url)
-        await self.addresses(parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme])
+        try:
+            await self.addresses(parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme])
+        except OSError:
+            raise AddressRefused(f"the name {parts.hostname} does not resolve: check the URL") from None
 
 
 def is_public(address: Address) -> bool:
@@ -134,16 +137,18 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        try:
-            async for part in self._response.aiter_stream():
-                size += len(part)
-                if size > self._limit:
-                    raise httpx.DecodingError(f"the answer is larger than {self._limit} bytes", request=self._request)
-                yield part
-        except httpx.HTTPError:
-            raise
-        except Exception as error:
-            raise _as_httpx(error, self._request) from error
+        parts = aiter(self._response.aiter_stream())
+        while True:
+            try:
+                part = await anext(parts, None)
+            except Exception as error:
+                raise _as_httpx(error, self._request) from error
+            if part is None:
+                return
+            size += len(part)
+            if size > self._limit:
+                raise httpx.DecodingError(f"the answer is larger than {self._limit} bytes", request=self._request)
+            yield part
 
     async def aclose(self) -> None:
         await self._response.aclose()

@@ -52,6 +52,7 @@ HEARTBEAT_SECONDS = 10.0
 POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 LEARN = "learn"
+UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
 PHASES = tuple(Phase)
 
 _STREAM_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
@@ -108,6 +109,7 @@ class JobStore:
         self._scripts = scripts or Scripts(redis)
         self._records = Records(self._scripts, MOVES)
         self.leases = Leases(self._scripts)
+        self.service_leases = Leases(self._scripts, attempts=UNLIMITED)
 
     def ledger(self, job_id: str) -> Ledger:
         """The job's budget."""
@@ -280,6 +282,10 @@ class JobStore:
         standing = await self._records.decide(keys.records(job_id), lease, "input_shape", json.dumps(list(shape)))
         channels, height, width = json.loads(standing)
         return channels, height, width
+
+    async def agree_on_classes(self, job_id: str, lease: Lease, api_id: str, classes: int) -> int:
+        """How many classes an API has: what it told first. Raises `LeaseLost`, `StoreUnavailable`."""
+        return int(await self._records.decide(keys.records(job_id), lease, f"classes:{api_id}", str(classes)))
 
     async def set_api(self, job_id: str, lease: Lease, api_id: str, progress: ApiProgress) -> None:
         """Set and announce where an API stands. Raises `LeaseLost`, `StoreUnavailable`."""

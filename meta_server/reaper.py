@@ -1,0 +1,133 @@
+"""Hands on the work of workers that vanished, and closes jobs that nobody works on.
+
+Every server process runs one; a lease lets one of them work at a time. A role is sent again when it lost its holder since
+it was last sent, or when nothing waits in its queue although nobody holds it: a dead worker costs a minute.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from contracts.jobs import MOVES
+from contracts.problems import ProblemError
+from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE, Queue
+from meta_server.store import keys
+from meta_server.store.jobs import LEARN, JobStore
+from metering.leases import Lease, LeaseLost
+from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
+
+EVERY = 15.0  # seconds between rounds
+PATIENCE = 60.0  # seconds that a sent role may wait before an empty queue means that its message is lost
+ROLE = "reaper"
+
+log = structlog.get_logger()
+
+
+_State = tuple[bool, int, tuple[int, float] | None]
+_States = Callable[[str], _State]
+
+
+class Reaper:
+    """One round each `every` seconds while this process holds the reaper's lease."""
+
+    def __init__(self, store: JobStore, queue: Queue, redis: Redis, *, every: float = EVERY) -> None:
+        self._store = store
+        self._queue = queue
+        self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
+        self._every = every
+        self._holder = uuid.uuid4().hex
+
+    async def run(self) -> None:
+        """Until cancelled. Redis being away is waited out."""
+        lease: Lease | None = None
+        while True:
+            try:
+                lease = await self._hold(lease)
+                if lease is not None:
+                    await self.round()
+            except StoreUnavailable as error:
+                log.warning("reaper_waits", cause=str(error))
+            except Exception:
+                log.exception("reaper_failed")  # one bad job must not leave all others without a reaper
+            await asyncio.sleep(self._every)
+
+    async def _hold(self, lease: Lease | None) -> Lease | None:
+        if lease is not None:
+            try:
+                await self._store.service_leases.renew(lease)
+            except LeaseLost:
+                return None
+            return lease
+        return await self._store.service_leases.take(keys.SERVICE_LEASES, ROLE, self._holder)
+
+    async def round(self) -> None:
+        """Look at every open job once."""
+        with store_errors():
+            names = await self._redis.smembers(keys.OPEN_JOBS)
+        for name in sorted(names):
+            try:
+                await self._look(name.decode())
+            except ProblemError:
+                log.warning("reaper_forgets", job_id=name.decode())
+                await self._forget(name.decode())
+
+    async def _look(self, job_id: str) -> None:
+        job = await self._store.load(job_id)
+        due = job.due()
+        if not due:
+            closed = await self._store.close(job_id)
+            if closed and not MOVES[job.status]:
+                await self._forget(job_id)
+            return
+        if error := job.too_few():
+            await self._store.fail(job_id, error)
+            return
+        now, states = await self._states(job_id)
+        for role in due:
+            held, fence, sent = states(role)
+            if held:
+                continue
+            if sent is None:  # its message was sent a moment ago by whoever made it due
+                await self._note(job_id, role, fence, now)
+                continue
+            sent_fence, sent_at = sent
+            lost_its_holder = fence > sent_fence
+            if lost_its_holder or (now - sent_at > PATIENCE and not await self._waiting(role)):
+                log.info("sent_again", job_id=job_id, role=role, lost_its_holder=lost_its_holder)
+                await self._note(job_id, role, fence, now)
+                await asyncio.to_thread(self._queue.send, job_id, role)
+
+    async def _states(self, job_id: str) -> tuple[float, _States]:
+        """The time, and for each role whether it is held, its fence, and the fence and time when it was last sent."""
+        with store_errors():
+            seconds, microseconds = await self._redis.time()
+            now = seconds + microseconds / MICROSECONDS
+            leases = await self._redis.hgetall(keys.job(job_id, "leases"))
+            sent = await self._redis.hgetall(keys.job(job_id, "sent"))
+
+        def state(role: str) -> _State:
+            name = role.encode()
+            deadline = int(leases.get(b"deadline:" + name, 0)) / MICROSECONDS
+            held = bool(leases.get(b"held:" + name)) and deadline > now
+            told = json.loads(sent[name]) if name in sent else None
+            return held, int(leases.get(b"fence:" + name, 0)), told
+
+        return now, state
+
+    async def _note(self, job_id: str, role: str, fence: int, now: float) -> None:
+        with store_errors():
+            await self._redis.hset(keys.job(job_id, "sent"), role, json.dumps([fence, now]))
+
+    async def _waiting(self, role: str) -> bool:
+        """Whether messages wait in the role's queue: then this one may be among them."""
+        with store_errors():
+            return bool(await self._redis.llen(LEARN_QUEUE if role == LEARN else ACQUIRE_QUEUE))
+
+    async def _forget(self, job_id: str) -> None:
+        with store_errors():
+            await self._redis.srem(keys.OPEN_JOBS, job_id)

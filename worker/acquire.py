@@ -1,0 +1,118 @@
+"""Asks one API of a job: probe, then acquire. Its answers lie in the artefact store and are announced on the job's stream."""
+
+import asyncio
+import time
+from typing import Any
+
+from client.errors import ApiUnavailable, MetazooError, RateLimited
+from client.model import AsyncModel, ModelInfo
+from contracts.jobs import ApiProgress, Phase
+from contracts.meta_models import Evaluation
+from meta_server.store.jobs import StoredJob
+from worker.context import Context
+from worker.failures import JobFault
+from worker.probe import IMAGES, BadApi, check_info
+from worker.queries import plan_of, queries_of
+from worker.remote import Enough, RemoteTeacher
+from worker.transport import AddressRefused
+from worker.watch import Watch
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between questions for the metadata
+
+
+async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str) -> None:
+    """Ask the API until its part of the plan is answered or it gives no more. It is kept if it answered anything.
+
+    Raises `JobFault` when no learner could evaluate the job: then nothing is spent.
+    """
+    if job.request.evaluation is not None:
+        await _check_evaluation(context, job, job.request.evaluation, watch)
+    trouble = None
+    try:
+        await _ask_all(context, job, api_id, watch)
+    except (AddressRefused, BadApi, Enough, MetazooError) as error:
+        trouble = str(error)
+    if trouble is not None:
+        spend = (await context.store.ledger(job.id).state()).per_api.get(api_id)
+        if spend is None or not spend.confirmed:
+            await _tell(context, job, api_id, watch, state="dropped", reason=trouble)
+            return
+        await context.store.warn(job.id, watch.lease, f"the API gave less than planned: {trouble}", api=api_id)
+    await _tell(context, job, api_id, watch, state="done")
+
+
+async def _check_evaluation(context: Context, job: StoredJob, evaluation: Evaluation, watch: Watch) -> None:
+    """Spend nothing on a job that no learner can evaluate. Without any learner, the job goes on: its answers are kept."""
+    waited = 0.0
+    while not await context.learners.announcements():
+        if waited >= context.learner_wait:
+            await context.store.warn(job.id, watch.lease, "no learner is up: the job will wait for one after acquiring")
+            return
+        await watch.sleep(1.0)
+        waited += 1.0
+    if fault := await context.learners.fault(evaluation):
+        raise JobFault("dataset_missing", fault, param="evaluation")
+
+
+async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) -> None:
+    """Probe and acquire. Raises `AddressRefused`, `BadApi`, `Enough`, `MetazooError`."""
+    store, url = context.store, job.spec(api_id).url
+    await store.phase(job.id, watch.lease, Phase.PROBE)
+    await _tell(context, job, api_id, watch, state="probing")
+    await context.guard.check(url)
+    key = await store.api_key(job.id, api_id)
+    secret = None if key is None else key.get_secret_value()
+    async with AsyncModel(url, secret, transport=context.transport(), timeout=context.timeout) as model:
+        info = await _describe(context, job, api_id, model, watch)
+        shape = await store.agree_on_shape(job.id, watch.lease, info.input_shape)
+        check_info(info, shape)
+        classes = await store.agree_on_classes(job.id, watch.lease, api_id, info.classes)
+        if classes != info.classes:
+            raise BadApi(f"it had {classes} classes before and now has {info.classes}")
+        teacher = RemoteTeacher(
+            job_id=job.id,
+            api_id=api_id,
+            model=model,
+            info=info,
+            indices=plan_of(job.request).assigned[int(api_id[1:])],
+            images=queries_of(job.request, shape).images,
+            ledger=store.ledger(job.id),
+            artifacts=context.artifacts,
+            watch=watch,
+            patience=context.patience,
+            timeout=context.timeout,
+        )
+        await teacher.resume()
+        while teacher.position < min(IMAGES, len(teacher.indices)):
+            await teacher.ask(IMAGES)
+        await store.phase(job.id, watch.lease, Phase.ACQUIRE)
+        await _tell(context, job, api_id, watch, state="acquiring")
+        while teacher.position < len(teacher.indices):
+            await teacher.ask()
+
+
+async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncModel, watch: Watch) -> ModelInfo:
+    """The API's metadata, which costs nothing. An API that is down is reported, and tried again for a while."""
+    since, pause = time.monotonic(), FIRST_PAUSE
+    while True:
+        watch.check()
+        try:
+            return await watch.finish(asyncio.wait_for(model.metadata(), context.timeout))
+        except TimeoutError:
+            error: ApiUnavailable | RateLimited = ApiUnavailable(f"no whole answer within {context.timeout:.0f} s")
+        except (ApiUnavailable, RateLimited) as unavailable:
+            error = unavailable
+        if time.monotonic() + pause - since > context.patience:
+            raise error
+        if pause == FIRST_PAUSE:
+            message = f"the API does not answer; trying for {context.patience:.0f} s: {error}"
+            await context.store.warn(job.id, watch.lease, message, api=api_id)
+        await watch.sleep(min(error.retry_after or pause, LONGEST_PAUSE))
+        pause *= 2
+
+
+async def _tell(context: Context, job: StoredJob, api_id: str, watch: Watch, **state: Any) -> None:
+    """Set and announce the API's state."""
+    planned = len(plan_of(job.request).assigned[int(api_id[1:])])
+    progress = ApiProgress(url=job.spec(api_id).url, planned=planned, **state)
+    await context.store.set_api(job.id, watch.lease, api_id, progress)

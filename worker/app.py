@@ -1,0 +1,84 @@
+"""The Celery app and its settings; the only module that knows Celery's internals. `start` is what `metazoo worker` calls.
+
+Every setting was chosen by measurement; `architecture.md`'s table, "Celery, as measured", has the reasons.
+"""
+
+from typing import Any
+
+from celery import Celery, signals
+
+from meta_server.queue import LEARN_QUEUE, VISIBILITY_SECONDS, Queue
+from worker import logs
+from worker.settings import Settings
+from worker.stopping import Stopping
+from worker.tasks import register
+
+SOFT_SHUTDOWN_SECONDS = 30.0
+
+
+def create_app(settings: Settings) -> Celery:
+    """The app with both tasks. Connects to nothing yet."""
+    broker = settings.redis_url.get_secret_value()
+    app = Celery("worker", broker=broker, set_as_current=False)
+    app.conf.update(
+        worker_pool="prefork",
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_ignore_result=True,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        worker_soft_shutdown_timeout=SOFT_SHUTDOWN_SECONDS,
+        visibility_timeout=VISIBILITY_SECONDS,
+        broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+        result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+        broker_connection_retry_on_startup=True,
+        # a task goes on over a lost broker connection: its lease says whether it may, and its redelivery sees the lease
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+    )
+    stopping = Stopping()
+    register(app, settings, Queue(broker), stopping)
+    app.Worker = _orderly(app.Worker, stopping)
+    return app
+
+
+def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> None:
+    """Work on one queue (`acquire` or `learn`) until told to stop, in so many processes.
+
+    SIGTERM hands running tasks on if the environment says `REMAP_SIGTERM=SIGQUIT` before Celery is imported.
+    """
+    app = create_app(settings)
+
+    @signals.setup_logging.connect(weak=False)
+    def set_up_logging(**_: Any) -> None:
+        logs.configure()
+
+    if queue == LEARN_QUEUE:
+
+        @signals.worker_process_init.connect(weak=False)
+        def announce(**_: Any) -> None:
+            from worker.announcing import start_announcing  # torch is imported in the child alone
+
+            start_announcing(settings)
+
+    app.worker_main(
+        [
+            "worker",
+            *("--queues", queue, "--hostname", f"{name}@%h", "--concurrency", str(concurrency)),
+            *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+        ]
+    )
+
+
+def _orderly(worker_class: type[Any], stopping: Stopping) -> type[Any]:
+    """Celery's worker, except that its soft shutdown tells the tasks and ends as soon as they have stopped."""
+
+    class OrderlyWorker(worker_class):
+        def wait_for_soft_shutdown(self) -> None:
+            stopping.ask()
+            stopping.wait(self.app.conf.worker_soft_shutdown_timeout)
+
+    return OrderlyWorker

@@ -1,0 +1,75 @@
+"""What a task works with, passed in whole: stores, queue, the way out, and the word to stop."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from meta_server.queue import Queue
+from meta_server.store.artifacts import Artifacts
+from meta_server.store.jobs import LEARN, JobStore
+from meta_server.store.learners import Learners
+from meta_server.store.secrets import Secrets
+from metering.leases import RENEW_EVERY
+from metering.scripts import connect
+from worker.settings import Settings
+from worker.transport import Guard, GuardedTransport
+
+POLL_EVERY = 1.0  # seconds between looks at the job's status
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a task uses. Tests replace `transport` by a fake API and `queue` by a list."""
+
+    store: JobStore
+    learners: Learners
+    artifacts: Artifacts
+    queue: Queue
+    guard: Guard
+    transport: Callable[[], httpx.AsyncBaseTransport]
+    data: Path | None = None
+    patience: float = 120.0  # seconds for which a failing API is tried again
+    timeout: float = 60.0  # seconds in which an API must have answered in full
+    learner_wait: float = 30.0  # seconds that a job waits to hear of any learner before it spends
+    holder: str = "worker"  # who takes the leases, for people who look
+    stopping: Callable[[], bool] = lambda: False  # the worker is asked to shut down
+    poll_every: float = POLL_EVERY
+    renew_every: float = RENEW_EVERY
+
+    async def advance(self, job_id: str) -> None:
+        """What follows from where the job stands: training, its failure, or its end if it was cancelled."""
+        job = await self.store.load(job_id)
+        if not job.due():
+            await self.store.close(job_id)
+        elif error := job.too_few():
+            await self.store.fail(job_id, error)
+        elif job.due() == [LEARN]:
+            self.queue.learn(job_id)
+
+
+@asynccontextmanager
+async def open_context(
+    settings: Settings, queue: Queue, *, holder: str, stopping: Callable[[], bool]
+) -> AsyncIterator[Context]:
+    """The context of one task in production."""
+    redis = connect(settings.redis_url.get_secret_value())
+    guard = Guard(settings.allow)
+    try:
+        yield Context(
+            store=JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value())),
+            learners=Learners(redis),
+            artifacts=Artifacts(settings.artifacts),
+            queue=queue,
+            guard=guard,
+            transport=lambda: GuardedTransport(guard),
+            data=settings.data,
+            patience=settings.patience,
+            timeout=settings.timeout,
+            holder=holder,
+            stopping=stopping,
+        )
+    finally:
+        await redis.aclose()

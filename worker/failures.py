@@ -1,0 +1,40 @@
+"""What ends a job, by exception: one table from class to code, with the sentence a person gets to read.
+
+An exception that is not in the table is a fault of ours (`internal`); its message is logged, not shown.
+"""
+
+import errno
+
+from contracts.jobs import JobError
+from meta_server.store.artifacts import ArtifactMissing
+from meta_server.store.secrets import BadSecretKey
+from metering.leases import AttemptsExhausted
+
+
+class JobFault(Exception):
+    """The job cannot go on. `code` and the message become its error; `param` is the field at fault."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+CODES: dict[type[Exception], str] = {
+    AttemptsExhausted: "attempts_exhausted",
+    ArtifactMissing: "artifact_missing",
+    BadSecretKey: "secret_key_changed",
+    MemoryError: "out_of_memory",
+}
+
+
+def job_error(error: Exception) -> JobError:
+    """The error of a job that `error` ended."""
+    if isinstance(error, JobFault):
+        return JobError(code=error.code, message=str(error), param=error.param)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return JobError(code="disk_full", message="the artefact store is full: make room and submit the job again")
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return JobError(code=code, message=str(error) or code)
+    return JobError(code="internal", message="a worker failed in a way it should not: its log has the cause")

@@ -1,0 +1,264 @@
+"""Trains the meta-model of a job from the answers its APIs gave, evaluates it and publishes it.
+
+A checkpoint after each phase: whoever takes the job up again skips what is done. Torch runs in a thread; the event loop
+renews the lease, reports, and carries the word to stop into the thread.
+"""
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+
+from contracts.jobs import Phase
+from contracts.meta_models import Evaluation, MetaModel, Score
+from dfml import io, tasks
+from dfml.datasets import Dataset, DatasetMissing, open_dataset
+from dfml.evaluate import evaluate, evaluate_random
+from dfml.memory import Answers
+from dfml.methods import METHODS
+from dfml.nets import Backbone, build, load_weights, weights
+from meta_server.store import ids
+from meta_server.store.jobs import StoredJob
+from metering.ledger import Outcome, Settled
+from metering.records import MoveRefused
+from worker.context import Context
+from worker.failures import JobFault
+from worker.queries import plan_of, queries_of
+from worker.watch import Stopped, Watch, Why
+
+REPORT_EVERY = 1.0  # seconds
+
+Shape = tuple[int, int, int]
+
+
+async def learn(context: Context, job: StoredJob, watch: Watch) -> None:
+    """Train, evaluate, publish. Raises `JobFault` when the data set is missing or the evaluation does not fit it."""
+    if job.input_shape is None:
+        raise JobFault("no_answers", "no API answered anything: see the job's events")
+    dataset = await asyncio.to_thread(_dataset, context.data, job.request.evaluation, job.input_shape)
+    backbone, metrics = await _trained(context, job, job.input_shape, watch)
+    score, random_score = await _evaluated(context, job, backbone, dataset, watch)
+    await _publish(context, job, backbone, metrics, score, random_score, watch)
+
+
+def _dataset(root: Path | None, evaluation: Evaluation | None, shape: Shape) -> Dataset | None:
+    """The data set to evaluate on, found to fit before anything is trained."""
+    if evaluation is None:
+        return None
+    try:
+        dataset = open_dataset(evaluation.dataset, root)
+        images = dataset.images(evaluation.split)
+        tasks.sample(evaluation, classes=images.shape[0], per_class=images.shape[1])
+    except DatasetMissing as error:
+        raise JobFault("dataset_missing", str(error), param="evaluation.dataset") from error
+    except ValueError as error:
+        raise JobFault("evaluation_unfit", str(error), param="evaluation") from error
+    if tuple(images.shape[2:]) != shape:
+        message = (
+            f"{dataset.name} has images of {tuple(images.shape[2:])}, the APIs take {shape}: choose another data set"
+        )
+        raise JobFault("evaluation_unfit", message, param="evaluation.dataset")
+    return dataset
+
+
+async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch) -> tuple[Backbone, dict[str, float]]:
+    """The trained backbone and its metrics; from the checkpoint, if there is one."""
+    config, request = job.request.meta_model, job.request
+    backbone = build(config, shape, generator=torch.Generator().manual_seed(request.seed))
+    if "backbone" in job.checkpoints:
+        kept = json.loads(job.checkpoints["backbone"])
+        content = await asyncio.to_thread(context.artifacts.read, kept["path"])
+        load_weights(backbone, from_safetensors(content))
+        return backbone.eval(), kept["metrics"]
+
+    await context.store.phase(job.id, watch.lease, Phase.META_TRAIN)
+    settled = await context.store.ledger(job.id).settled()
+    async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
+
+        def train() -> tuple[Backbone, dict[str, float]]:
+            answers = _answers(context, job, shape, settled)
+            done = METHODS[request.method.name].distil(
+                answers, config, request.method, seed=request.seed, device=_device(), on_step=report.step
+            )
+            return done.backbone.cpu(), done.metrics
+
+        try:
+            backbone, metrics = await asyncio.to_thread(train)
+        except ValueError as error:  # too few answers to learn from
+            raise JobFault("too_few_answers", str(error), param="budget.queries") from error
+    path = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}.safetensors"
+    await asyncio.to_thread(context.artifacts.write, path, to_safetensors(weights(backbone)))
+    await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
+    return backbone, metrics
+
+
+def _answers(context: Context, job: StoredJob, shape: Shape, settled: list[Settled]) -> Answers:
+    """Every confirmed answer of the APIs that were kept, on the pool's images."""
+    images = torch.from_numpy(queries_of(job.request, shape).images(range(plan_of(job.request).images)))
+    apis = job.finished("done")
+    probabilities: list[torch.Tensor] = []
+    asked = torch.zeros(len(images), len(apis), dtype=torch.bool)
+    for column, api in enumerate(apis):
+        rows: list[dict[str, torch.Tensor]] = [
+            from_safetensors(context.artifacts.read(one.path))
+            for one in settled
+            if one.chunk.api == api and one.outcome is Outcome.CONFIRMED and one.path is not None
+        ]
+        ways = rows[0]["probabilities"].shape[1] if rows else 2
+        answered = torch.zeros(len(images), ways)
+        for row in rows:
+            answered[row["indices"]] = row["probabilities"]
+            asked[row["indices"], column] = True
+        probabilities.append(answered)
+    return Answers(images=images, probabilities=probabilities, asked=asked)
+
+
+async def _evaluated(
+    context: Context, job: StoredJob, backbone: Backbone, dataset: Dataset | None, watch: Watch
+) -> tuple[Score | None, Score | None]:
+    """Accuracy of the backbone and of its untrained twin; each from its checkpoint, if there is one."""
+    evaluation = job.request.evaluation
+    if dataset is None or evaluation is None:
+        return None, None
+    await context.store.phase(job.id, watch.lease, Phase.EVALUATE)
+    async with _reporting(context, job.id, Phase.EVALUATE, watch) as report:
+
+        def own() -> Score:
+            return evaluate(
+                backbone,
+                dataset,
+                evaluation,
+                device=_device(),
+                on_episode=lambda done, all_: report.step(done, 4 * all_),
+            )
+
+        def untrained() -> Score:
+            return evaluate_random(
+                backbone.config,
+                backbone.input_shape,
+                dataset,
+                evaluation,
+                device=_device(),
+                on_episode=lambda done, all_: report.step(all_ + 3 * done, 4 * all_),
+            )
+
+        score = await _scored(context, job, watch, "score", own)
+        return score, await _scored(context, job, watch, "random_score", untrained)
+
+
+async def _scored(context: Context, job: StoredJob, watch: Watch, name: str, compute: Callable[[], Score]) -> Score:
+    """The score called `name`, checkpointed."""
+    if name in job.checkpoints:
+        return Score.model_validate_json(job.checkpoints[name])
+    score = await asyncio.to_thread(compute)
+    await context.store.checkpoint(job.id, watch.lease, name, score.model_dump_json())
+    return score
+
+
+async def _publish(
+    context: Context,
+    job: StoredJob,
+    backbone: Backbone,
+    metrics: dict[str, float],
+    score: Score | None,
+    random_score: Score | None,
+    watch: Watch,
+) -> None:
+    """Write the artefact where no other attempt writes, then make it visible with the end of the job."""
+    watch.check()
+    await context.store.phase(job.id, watch.lease, Phase.PUBLISH)
+    request = job.request
+    spent = await context.store.ledger(job.id).state()
+    told: dict[str, Any] = {
+        "name": request.name or job.id,
+        "method": request.method.name,
+        "seed": request.seed,
+        "version": version("metazoo"),
+        "queries": spent.confirmed + spent.unconfirmed,
+        "apis": [hashlib.sha256(job.spec(api).url.encode()).hexdigest() for api in job.finished("done")],
+        "evaluation": request.evaluation,
+        "score": score,
+        "random_score": random_score,
+    }
+    folder = f"meta-models/{job.id}/{watch.lease.fence}"
+
+    def write() -> dict[str, str]:
+        with tempfile.TemporaryDirectory() as made:
+            io.save(Path(made), backbone, {"training": metrics}, options=request.method.model_dump(mode="json"), **told)
+            return dict(context.artifacts.put_folder(Path(made), folder))
+
+    files = await asyncio.to_thread(write)
+    meta_model = MetaModel(
+        id=ids.new("mm"),
+        created_at=datetime.now(UTC),
+        job=job.id,
+        backbone=request.meta_model,
+        input_shape=backbone.input_shape,
+        files=files,
+        **told,
+    )
+    try:
+        await context.store.publish(job.id, watch.lease, meta_model, folder=folder)
+    except MoveRefused:
+        raise Stopped(Why.ENDED) from None
+
+
+@dataclass
+class _Report:
+    """The newest of what a training thread tells. `step` is called in that thread and raises `Stopped`."""
+
+    watch: Watch
+    newest: tuple[int, int, dict[str, float]] | None = None
+    told: tuple[int, int, dict[str, float]] | None = field(default=None)
+
+    def step(self, done: int, steps: int, metrics: dict[str, float] | None = None) -> None:
+        """So many of `steps` are done."""
+        self.watch.check()
+        self.newest = (done, steps, metrics or {})
+
+
+@asynccontextmanager
+async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) -> AsyncIterator[_Report]:
+    """Announces, each second, the newest that the thread told, and the last of it at the end."""
+    report = _Report(watch)
+
+    async def tell() -> None:
+        newest = report.newest
+        if newest is None or newest is report.told:
+            return
+        report.told = newest
+        done, steps, metrics = newest
+        if metrics:
+            await context.store.metrics(job_id, watch.lease, done, steps, metrics)
+        else:
+            await context.store.progress(job_id, watch.lease, phase, done / steps)
+
+    async def keep_telling() -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            # what cannot be told now is told by the next report; whether to stop is the watch's to say
+            with suppress(Exception):
+                await tell()
+
+    teller = asyncio.ensure_future(keep_telling())
+    try:
+        yield report
+        await tell()
+    finally:
+        teller.cancel()
+        await asyncio.wait({teller})
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,62 @@
+"""How every task runs: one role of one job, under its lease, watched, its failures made the job's error."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from contracts.jobs import JobStatus
+from meta_server.store.jobs import StoredJob
+from metering.leases import AttemptsExhausted, Lease, LeaseLost
+from metering.scripts import StoreUnavailable
+from worker.context import Context
+from worker.failures import JobFault, job_error
+from worker.watch import Stopped, Watch, Why, watching
+
+log = structlog.get_logger()
+
+Work = Callable[[Context, StoredJob, Watch], Awaitable[None]]
+
+
+async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
+    """Do the role's part of the job if it is due and nobody else does it, then see to what follows.
+
+    Raises `Stopped` on shutdown and when the lease is lost, `LeaseLost`, `StoreUnavailable`; any other failure ends the job.
+    """
+    if role in (await context.store.load(job_id)).due():
+        try:
+            lease = await context.store.take(job_id, role, context.holder)
+        except AttemptsExhausted as error:
+            lease = None
+            await context.store.fail(job_id, job_error(error))
+        if lease is not None:
+            await _under(lease, context, job_id, role, work)
+    await context.advance(job_id)
+
+
+async def _under(lease: Lease, context: Context, job_id: str, role: str, work: Work) -> None:
+    with suppress(_Ended):
+        async with watching(context, job_id, lease) as watch:
+            if await context.store.begin(job_id, lease) != JobStatus.RUNNING:
+                return
+            job = await context.store.load(job_id)  # as the last holder of the lease left it
+            if role not in job.due():
+                return
+            try:
+                await work(context, job, watch)
+            except Stopped as stopped:
+                if stopped.why is Why.ENDED:
+                    raise _Ended from None
+                raise
+            except (LeaseLost, StoreUnavailable):
+                raise
+            except Exception as error:
+                if isinstance(error, JobFault):
+                    log.info("job_failed", code=error.code)
+                else:
+                    log.exception("task_failed")
+                await context.store.fail(job_id, job_error(error), lease=lease)
+
+
+class _Ended(Exception):
+    """The job ended while it was worked on."""

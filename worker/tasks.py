@@ -1,0 +1,56 @@
+"""The Celery tasks: take an id, do that role's work, hand it back when the worker stops. Messages carry ids alone."""
+
+import asyncio
+import os
+import socket
+from functools import partial
+
+import structlog
+from celery import Celery
+from celery.exceptions import Reject
+
+from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, Queue
+from meta_server.store.jobs import LEARN, acquire_role
+from metering.leases import LeaseLost
+from worker.acquire import acquire
+from worker.context import open_context
+from worker.role import Work, work_on
+from worker.settings import Settings
+from worker.stopping import Stopping
+from worker.watch import Stopped, Why
+
+log = structlog.get_logger()
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> None:
+    """Add both tasks to the app."""
+
+    def run(job_id: str, role: str, work: Work) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job_id, role=role):
+            try:
+                with stopping.at_work():
+                    asyncio.run(_in_context(job_id, role, work))
+            except LeaseLost:
+                log.warning("lease_lost")
+            except Stopped as stopped:
+                log.info("stopped", why=stopped.why)
+                if stopped.why is Why.SHUTDOWN:
+                    raise Reject(requeue=True) from None
+
+    async def _in_context(job_id: str, role: str, work: Work) -> None:
+        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
+            await work_on(context, job_id, role, work)
+
+    @app.task(name=ACQUIRE_TASK)
+    def acquire_api(job_id: str, api_id: str) -> None:
+        run(job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
+
+    @app.task(name=LEARN_TASK)
+    def learn(job_id: str) -> None:
+        from worker.learn import learn as work  # torch is for learners alone
+
+        run(job_id, LEARN, work)

@@ -1,0 +1,117 @@
+"""The right to go on with a task: its lease is renewed, its job still wants it, and its worker is not shutting down."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from contracts.jobs import JobStatus
+from metering.leases import SECONDS, Lease, LeaseLost
+from metering.scripts import StoreUnavailable
+from worker.context import Context
+
+T = TypeVar("T")
+
+GRACE = 5.0  # seconds that a request under way is given to end when its task must stop
+
+
+class Why(StrEnum):
+    """Why a task must stop."""
+
+    ENDED = "ended"  # the job was cancelled, or it failed: nothing more is wanted
+    LOST = "lost"  # another worker has the lease, or may have
+    SHUTDOWN = "shutdown"  # this worker stops; another one goes on
+
+
+class Stopped(Exception):
+    """The task must stop; `why`."""
+
+    def __init__(self, why: Why) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Watch:
+    """`check` and `sleep` raise `Stopped` as soon as the task has no right to go on. `check` may be called in any thread."""
+
+    def __init__(self, context: Context, job_id: str, lease: Lease) -> None:
+        self.lease = lease
+        self._context = context
+        self._job_id = job_id
+        self._why: Why | None = None
+        self._stop = asyncio.Event()
+
+    def check(self) -> None:
+        """Raise `Stopped` if the task must stop."""
+        if self._why is not None:
+            raise Stopped(self._why)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, unless the task must stop first."""
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+        self.check()
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. When the task must stop, it has a few seconds left to end by itself, then `Stopped`."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=GRACE)
+            if not task.done():
+                self.check()
+            return await task
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def keep(self) -> None:
+        """Look at the job and renew the lease, until one of them says stop."""
+        renewed = time.monotonic()
+        while self._why is None:
+            await asyncio.sleep(self._context.poll_every)
+            if self._context.stopping():
+                return self._say(Why.SHUTDOWN)
+            try:
+                if time.monotonic() - renewed >= self._context.renew_every:
+                    asked = time.monotonic()
+                    await self._context.store.leases.renew(self.lease)
+                    renewed = asked
+                if await self._context.store.status(self._job_id) != JobStatus.RUNNING:
+                    return self._say(Why.ENDED)
+            except LeaseLost:
+                return self._say(Why.LOST)
+            except StoreUnavailable:
+                # Redis may come back before the lease has run out; past that, somebody else may have it
+                if time.monotonic() - renewed >= SECONDS:
+                    return self._say(Why.LOST)
+        return None
+
+    def _say(self, why: Why) -> None:
+        self._why = why
+        self._stop.set()
+
+
+@asynccontextmanager
+async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator[Watch]:
+    """Watches over a task and gives its lease back at the end. An ordered shutdown counts as no attempt."""
+    watch = Watch(context, job_id, lease)
+    keeper = asyncio.ensure_future(watch.keep())
+    orderly = False
+    try:
+        yield watch
+    except Stopped as stopped:
+        orderly = stopped.why is Why.SHUTDOWN
+        raise
+    finally:
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        await context.store.leases.release(lease, orderly=orderly)
