@@ -1,7 +1,6 @@
 """Every error as an RFC 9457 document: one handler, whatever was raised."""
 
-import logging
-
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,7 +10,7 @@ from starlette.exceptions import HTTPException
 from contracts.problems import MEDIA_TYPE, PROBLEMS, ProblemError, faults
 from metering.scripts import StoreUnavailable
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 RETRY_SECONDS = 5  # after Redis was not reachable
 
@@ -46,7 +45,7 @@ def as_problem(request: Request, error: Exception) -> ProblemError:
         detail = "Redis is not reachable; nothing was lost or charged: try again"
         return ProblemError("unavailable", detail, headers={"Retry-After": str(RETRY_SECONDS)})
     request_id = request.state.request_id
-    _log.error("request %s met a fault of ours: %s %s", request_id, request.method, request.url.path)
+    log.error("request_failed", request_id=request_id, method=request.method, path=request.url.path)
     detail = "this is a fault of the server: report it with the X-Request-Id"
     return ProblemError("internal", detail, headers={"X-Request-Id": request_id})
 

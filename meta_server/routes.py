@@ -4,7 +4,6 @@ import secrets
 from hashlib import sha256
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
@@ -103,7 +102,7 @@ async def create_job(
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, idempotency_key=idempotency_key)
     if created:
-        await to_thread.run_sync(services.queue.submit, job)
+        await services.enqueue(job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 

@@ -5,8 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
+import structlog
+from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
+from contracts.jobs import Job
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
 from meta_server.serving import Serving
@@ -16,6 +20,8 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.secrets import Secrets
 from metering.scripts import connect
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,13 @@ class Services:
     artifacts: Artifacts
     queue: Queue
     serving: Serving
+
+    async def enqueue(self, job: Job) -> None:
+        """Have the APIs of a new job asked. When the queue fails, the reaper does it later: the job is stored."""
+        try:
+            await anyio.to_thread.run_sync(self.queue.submit, job)
+        except OperationalError as error:
+            log.warning("enqueue_failed", job=job.id, cause=str(error))
 
 
 @asynccontextmanager
