@@ -16,7 +16,7 @@ from metazoo.commands import demo, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
-    "httpx": "client", "httpx_sse": "client", "stamina": "client", "http_sf": "client",
+    "httpx": "client", "httpx_sse": "client", "http_sf": "client",
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
     "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo",
     "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",

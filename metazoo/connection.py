@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,16 +52,15 @@ def connected(url: str | None, api_key_env: str | None, ready_file: Path | None)
 
 
 def read_ready_file(path: Path) -> dict[str, Any]:
-    """The JSON object of a ready file."""
+    """What a ready file holds that commands need: where the server is, its key, and the models with theirs."""
     try:
         ready = json.loads(path.read_bytes())
+        models = [{"url": str(model["url"]), "api_key": str(model["api_key"])} for model in ready["models"]]
+        return {"server_url": str(ready["server_url"]), "api_key": str(ready["api_key"]), "models": models}
     except OSError as error:
         fail(f"{path}: {error.strerror}: is `metazoo up --ready-file {path}` running, and ready?", USAGE)
-    except ValueError:
-        ready = None
-    if not isinstance(ready, dict):
-        fail(f"{path} holds no JSON object: give the file that `metazoo up --ready-file` wrote", USAGE)
-    return ready
+    except (ValueError, TypeError, KeyError):
+        fail(f"{path} is no ready file: give the one that `metazoo up --ready-file` wrote", USAGE)
 
 
 def secret_from(variable: str) -> str:
@@ -74,6 +72,6 @@ def secret_from(variable: str) -> str:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what to do and leave with `code`."""
-    print(f"metazoo: {message}", file=sys.stderr)
+    """Say in one line what to do, and leave with `code`."""
+    typer.echo(f"metazoo: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

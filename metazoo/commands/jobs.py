@@ -240,7 +240,7 @@ def _apis(urls: list[str], key_env: str | None, ready_file: Path | None, all_mod
     """The APIs asked for, each with its key: that of the ready file where it lists the API, else the one named."""
     if all_models and ready_file is None:
         fail("--all-models needs --ready-file: the models are listed there", USAGE)
-    models = read_ready_file(ready_file).get("models", []) if ready_file is not None else []
+    models = read_ready_file(ready_file)["models"] if ready_file is not None else []
     keys = {model["url"]: model["api_key"] for model in models}
     if key_env is not None:
         keys |= dict.fromkeys(urls, secret_from(key_env))

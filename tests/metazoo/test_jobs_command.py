@@ -118,6 +118,7 @@ def test_submit_from_a_file_or_standard_input_with_flags_on_top(command: Any, jo
             "NOT_SET_ANYWHERE is not set",
         ),
         (("list", "--ready-file", "nowhere.json"), "metazoo up --ready-file"),
+        (("list", "--ready-file", __file__), "is no ready file"),
         (("list", "--api-key-env", "NOT_SET_ANYWHERE", *HERE), "NOT_SET_ANYWHERE is not set"),
         (("list",), "METAZOO_URL"),
         (("list", "--url", "server"), "http://127.0.0.1:8000"),
