@@ -46,15 +46,16 @@ class Serving:
         return await anyio.to_thread.run_sync(_predict, backbone, model.input_shape, request, limiter=self._threads)
 
     async def _backbone(self, model: MetaModel) -> "Backbone":
-        async with self._loading:
-            backbone = self._loaded.get(model.id)
-            if backbone is None:
-                folder = await self._meta_models.folder(model.id)
-                backbone = await anyio.to_thread.run_sync(_load, self._artifacts, folder)
-                self._loaded[model.id] = backbone
-            self._loaded.move_to_end(model.id)
-            while len(self._loaded) > self._capacity:
-                self._loaded.popitem(last=False)
+        """The network, loaded once however many ask for it at the same time; those in memory wait for nobody."""
+        if model.id not in self._loaded:
+            async with self._loading:
+                if model.id not in self._loaded:
+                    folder = await self._meta_models.folder(model.id)
+                    self._loaded[model.id] = await anyio.to_thread.run_sync(_load, self._artifacts, folder)
+        backbone = self._loaded[model.id]
+        self._loaded.move_to_end(model.id)
+        while len(self._loaded) > self._capacity:
+            self._loaded.popitem(last=False)
         return backbone
 
 
