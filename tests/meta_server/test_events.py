@@ -1,13 +1,16 @@
 """A job's events: pages, and a stream that resumes."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from contracts.jobs import Phase
+from contracts.jobs import Event, Phase
+from meta_server.events import stream
 from meta_server.services import Services
+from metering.scripts import StoreUnavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -63,3 +66,23 @@ async def test_a_malformed_id_is_refused(malformed: str, http: httpx.AsyncClient
     response = await http.get(ended, headers=SSE | {"Last-Event-ID": malformed})
     assert response.status_code == 422
     assert [fault["field"] for fault in response.json()["errors"]] == ["Last-Event-ID"]
+
+
+async def test_silence_is_broken_and_a_lost_store_ends_the_stream() -> None:
+    event = Event(id="1-0", time="2026-01-01T00:00:00Z", type="phase", data={"phase": "probe"})
+
+    class Quiet:
+        """A store that is silent, tells something, and is gone."""
+
+        async def follow(self, job_id: str, *, after: str | None) -> AsyncIterator[Event | None]:
+            assert (job_id, after) == ("job_1", "0-1")
+            yield None
+            yield event
+            raise StoreUnavailable("gone")
+
+    response = stream(Quiet(), "job_1", "0-1")  # type: ignore[arg-type]
+    sent = [message.encode().decode() async for message in response.body_iterator]  # type: ignore[union-attr]
+    assert sent[0].startswith(": following")
+    assert sent[1].startswith(": heartbeat")
+    assert f"data: {event.model_dump_json()}" in sent[2]
+    assert len(sent) == 3

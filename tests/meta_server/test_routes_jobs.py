@@ -97,6 +97,10 @@ async def test_faults_can_be_read(http: httpx.AsyncClient, request_body: Any) ->
         (b"{", "application/json", 400),
         (b"", "application/json", 422),
         (b"[1]", "application/json", 422),
+        (b"\xff\xfe{}", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"seed": ' + b"1" * 5000 + b"}", "application/json", 400),
+        (b'{"seed": 1e999, "budget": {"queries": NaN}}', "application/json", 422),
         (b"apis=1", "application/x-www-form-urlencoded", 415),
     ],
 )
