@@ -3,9 +3,11 @@
 Every setting was chosen by measurement; `architecture.md`'s table, "Celery, as measured", has the reasons.
 """
 
+import warnings
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from meta_server.queue import LEARN_QUEUE, VISIBILITY_SECONDS, Queue
 from worker import logs
@@ -50,6 +52,8 @@ def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> Non
 
     SIGTERM hands running tasks on if the environment says `REMAP_SIGTERM=SIGQUIT` before Celery is imported.
     """
+    # Celery warns root because of pickle; messages here are JSON, and containers decide on users
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = create_app(settings)
 
     @signals.setup_logging.connect(weak=False)

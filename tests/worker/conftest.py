@@ -74,7 +74,7 @@ class FakeApi:
             tensor = oip.decode_request(await request.aread(), request.headers.get(oip.HEADER)).inputs[0]
             pixels = np.frombuffer(tensor.data, np.uint8 if tensor.datatype == "UINT8" else "<f4").reshape(tensor.shape)
             if self.budget is not None and self.charged + len(pixels) > self.budget:
-                return problem(402, left=self.budget - self.charged)
+                return _problem(402, left=self.budget - self.charged)
             self.charged += len(pixels)
             self.seen.append((key, len(pixels)))
             content = self.encode(self.answer(pixels if tensor.datatype == "UINT8" else pixels * 255))
@@ -114,7 +114,7 @@ class FakeApi:
         }
 
 
-def problem(status: int, *, headers: dict[str, str] | None = None, **extra: Any) -> httpx.Response:
+def _problem(status: int, *, headers: dict[str, str] | None = None, **extra: Any) -> httpx.Response:
     names = {402: "budget-exhausted", 413: "too-large", 429: "rate-limited"}
     document = {
         "type": f"urn:metazoo:problem:{names.get(status, 'internal')}",
@@ -228,3 +228,18 @@ async def world(redis_url: str, anyio_backend: str, tmp_path: Path) -> AsyncIter
     )
     yield World(apis, context, queue, redis)
     await redis.aclose()
+
+
+@pytest.fixture
+def api() -> type[FakeApi]:
+    return FakeApi
+
+
+@pytest.fixture
+def problem() -> Callable[..., httpx.Response]:
+    return _problem
+
+
+@pytest.fixture
+def request_of() -> Callable[..., JobRequest]:
+    return lambda **body: JobRequest.model_validate(body)

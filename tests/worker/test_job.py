@@ -18,17 +18,6 @@ from worker.queries import plan_of, queries_of
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
-@pytest.fixture
-def api(world: Any) -> Any:
-    from_conftest = type(world).__init__.__globals__  # the classes that this folder's conftest defines
-    return from_conftest["FakeApi"]
-
-
-@pytest.fixture
-def problem(world: Any) -> Any:
-    return type(world).__init__.__globals__["problem"]
-
-
 async def test_a_job_from_apis_to_meta_model(world: Any, api: Any) -> None:
     job = await world.submit(api(), api(classes=3, datatype="FP32", binary=False), queries=200)
     acquired = await world.acquire_all(job)

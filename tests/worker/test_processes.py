@@ -1,0 +1,223 @@
+"""Real Celery workers, real HTTP, real Redis: jobs that run, and workers that are stopped or killed while they do."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from redis.asyncio import Redis
+
+from contracts.jobs import JobStatus
+from meta_server.queue import Queue
+from meta_server.reaper import Reaper
+from meta_server.store import keys
+from meta_server.store.jobs import JobStore
+from meta_server.store.secrets import Secrets
+from metering.scripts import connect
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(180)]
+
+START = """
+import os
+os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+from worker.app import start
+from worker.settings import Settings
+start(Settings(), queue={queue!r}, name={queue!r}, concurrency={concurrency})
+"""
+
+
+class Served:
+    """A fake API over HTTP on loopback, each infer request taking `seconds`."""
+
+    def __init__(self, api: Any, seconds: float = 0.0) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path.endswith("/infer"):
+                    time.sleep(seconds)
+                content = self.rfile.read(int(self.headers.get("content-length", 0)))
+                request = httpx.Request(
+                    self.command, f"http://x{self.path}", headers=dict(self.headers), content=content
+                )
+                response = asyncio.run(api.handle(request))
+                self.send_response(response.status_code)
+                for name, value in response.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(response.content)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """Silence."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def start(api: Any, seconds: float = 0.0) -> Served:
+        made.append(Served(api, seconds))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+@pytest.fixture
+def secret_key() -> str:
+    return Secrets.generate()
+
+
+@pytest.fixture
+def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(queue: str, *, allow: str, concurrency: int = 1) -> subprocess.Popen[bytes]:
+        environment = os.environ | {
+            "REDIS_URL": redis_url,
+            "METAZOO_ARTIFACTS": str(tmp_path / "artifacts"),
+            "METAZOO_SECRET_KEY": secret_key,
+            "METAZOO_ALLOW": allow,
+            "OMP_NUM_THREADS": "1",
+        }
+        code = START.format(queue=queue, concurrency=concurrency)
+        with (tmp_path / f"{queue}-{len(started)}.log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.wait()
+            for child in children:
+                if child.is_running():
+                    child.kill()
+
+
+@pytest.fixture
+async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Redis]:
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis: Redis, secret_key: str) -> JobStore:
+    return JobStore(redis, secrets=Secrets(secret_key))
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    made = Queue(redis_url)
+    yield made
+    made.close()
+
+
+async def until(store: JobStore, job_id: str, done: Callable[[Any], bool], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        job = await store.get(job_id)
+        if done(job):
+            return job
+        assert time.monotonic() < deadline, job
+        await asyncio.sleep(0.1)
+
+
+def said(folder: Path) -> str:
+    """What all workers logged."""
+    return "\n".join(file.read_text() for file in folder.glob("*.log"))
+
+
+def request_to(request_of: Any, *served: Served, **changes: Any) -> Any:
+    apis = [{"url": f"http://{one.host}/v2/models/m"} for one in served]
+    return request_of(apis=apis, method={"steps": 4, "batch": 8}, meta_model={"width": 16}, **changes)
+
+
+async def test_a_job_through_both_workers(
+    store: JobStore,
+    redis_url: str,
+    queue: Queue,
+    api: Any,
+    request_of: Any,
+    serve: Any,
+    start_worker: Any,
+    tmp_path: Path,
+) -> None:
+    served = [serve(api(shape=(3, 32, 32))) for _ in range(2)]
+    allow = ",".join(one.host for one in served)
+    start_worker("acquire", allow=allow, concurrency=2)
+    start_worker("learn", allow=allow)
+    evaluation = {"dataset": "glyphs", "episodes": 4, "shots": [1]}
+    job, _ = await store.create(request_to(request_of, *served, budget={"queries": 200}, evaluation=evaluation))
+    queue.submit(job)
+    ended = await until(store, job.id, lambda job: job.finished_at is not None)
+    assert ended.status == JobStatus.SUCCEEDED, ended.error
+    assert ended.budget.confirmed == 200
+    assert ended.score is not None
+    assert ended.random_score is not None
+    words = said(tmp_path)
+    assert json.loads(words[words.index("{") :].splitlines()[0])["level"] == "info"
+    assert redis_url.split("@")[0].split(":")[-1] not in words  # the password
+    assert "Warning" not in words
+
+
+async def test_sigterm_hands_the_task_on_at_once(
+    store: JobStore, redis: Redis, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
+) -> None:
+    served = serve(slow := api(), 0.2)
+    first = start_worker("acquire", allow=served.host)
+    job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
+    queue.submit(job)
+    await until(store, job.id, lambda job: job.budget.confirmed > 50)
+    first.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    await asyncio.to_thread(first.wait, 30)
+    assert time.monotonic() - asked < 12
+    assert (await store.get(job.id)).status == JobStatus.RUNNING
+    start_worker("acquire", allow=served.host)
+    ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
+    assert ended.budget.confirmed == slow.charged == 640
+    assert ended.attempt <= 1
+
+
+async def test_a_killed_child_costs_a_lease_and_no_answer(
+    store: JobStore, redis: Redis, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
+) -> None:
+    served = serve(slow := api(), 0.2)
+    worker = start_worker("acquire", allow=served.host)
+    job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
+    queue.submit(job)
+    await until(store, job.id, lambda job: job.budget.confirmed > 50)
+    for child in psutil.Process(worker.pid).children():
+        os.kill(child.pid, signal.SIGKILL)
+    await asyncio.sleep(2)
+    # the redelivered message found the lease taken; let the lease run out now instead of in 45 s
+    await redis.hset(keys.job(job.id, "leases"), "deadline:acquire:a0", "1")  # type: ignore[misc]
+    await Reaper(store, queue, redis).round()
+    await Reaper(store, queue, redis).round()
+    await redis.hset(keys.job(job.id, "sent"), "acquire:a0", "[0, 0]")  # type: ignore[misc]
+    await Reaper(store, queue, redis).round()
+    ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
+    assert ended.budget.confirmed == slow.charged == 640
