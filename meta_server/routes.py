@@ -4,7 +4,7 @@ import secrets
 from hashlib import sha256
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, Security
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 
@@ -97,12 +97,16 @@ health = APIRouter(prefix="/health", tags=["health"])
     responses=_CREATED | problems(400, 413, 415),
 )
 async def create_job(
-    request: JobRequest, response: Response, services: ServicesDep, idempotency_key: IdempotencyKey = None
+    request: JobRequest,
+    response: Response,
+    after_answering: BackgroundTasks,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, idempotency_key=idempotency_key)
     if created:
-        await services.enqueue(job)
+        after_answering.add_task(services.enqueue, job)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
