@@ -67,11 +67,10 @@ def _from_array(image: Any, where: str) -> Any:
     if not hasattr(image, "__array__"):
         raise _fault(where, f"must be a path, bytes, a PIL image or an array, not {type(image).__name__}")
     try:
-        import numpy as np
         from PIL import Image as pil
     except ImportError:
         raise _fault(where, "is an array, which needs Pillow: install it, or pass the bytes of an image file") from None
-    array = np.asarray(image)
+    array: Any = image.__array__()
     if array.ndim == 3 and array.shape[2] not in {1, 3} and array.shape[0] in {1, 3}:
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
@@ -81,10 +80,10 @@ def _from_array(image: Any, where: str) -> Any:
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # NaN fails this as well
             raise _fault(where, "holds floats outside [0, 1]: scale it, or pass uint8")
-        array = (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8:
+        array = (array * 255).round().astype("uint8")
+    if array.dtype != "uint8":
         raise _fault(where, f"holds {array.dtype}: it must be uint8, or float in [0, 1]")
-    return pil.fromarray(np.ascontiguousarray(array))
+    return pil.fromarray(array.copy())
 
 
 def _fault(where: str, message: str) -> InvalidRequest:
