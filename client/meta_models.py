@@ -12,7 +12,7 @@ from urllib.parse import quote
 import anyio
 
 from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
-from client._images import Image, to_file
+from client._images import Image, to_files
 from client.errors import InvalidAnswer
 from contracts.meta_models import MetaModel, MetaModelPage, PredictResponse
 
@@ -100,20 +100,18 @@ def _list(after: str | None, limit: int) -> Request:
 
 def _predict(meta_model_id: str, support: Iterable[tuple[Image, str]], query: Iterable[Image], head: Head) -> Request:
     shown = list(support)
+    images = to_files((image for image, _ in shown), "support.images")
     body = {
-        "support": {
-            "images": [_base64(image, f"support.images.{index}") for index, (image, _) in enumerate(shown)],
-            "labels": [label for _, label in shown],
-        },
-        "query": [_base64(image, f"query.{index}") for index, image in enumerate(query)],
+        "support": {"images": list(map(_base64, images)), "labels": [label for _, label in shown]},
+        "query": list(map(_base64, to_files(query, "query"))),
         "head": head,
     }
     headers = {"Content-Type": "application/json"}
     return Request("POST", f"{_path(meta_model_id)}/predict", headers=headers, content=json.dumps(body).encode())
 
 
-def _base64(image: Image, where: str) -> str:
-    return b64encode(to_file(image, where)).decode()
+def _base64(file: bytes) -> str:
+    return b64encode(file).decode()
 
 
 def _download(meta_model_id: str, folder: Path, retries: int) -> Flow[Path]:

@@ -150,8 +150,7 @@ async def test_async_predict_is_the_same() -> None:
     ],
 )
 def test_what_is_no_image_is_named(image: Any, says: str) -> None:
+    support, query = [(picture(1), "a"), (picture(2), "b")], [image, picture(3), image]
     with pytest.raises(InvalidRequest, match=says) as caught:
-        metazoo(Server()).meta_models.predict(
-            "m1", support=[(picture(1), "a"), (picture(2), "b")], query=[picture(3), image]
-        )
-    assert [fault.field for fault in caught.value.fields] == ["query.1"]
+        metazoo(Server()).meta_models.predict("m1", support=support, query=query)
+    assert [fault.field for fault in caught.value.fields] == ["query.0", "query.2"]
