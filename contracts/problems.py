@@ -21,6 +21,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The key may not do this"),
     "not-found": (404, "There is no such thing here"),
     "method-not-allowed": (405, "The resource does not take this method"),
+    "timeout": (408, "The request took too long to arrive"),
     "conflict": (409, "The state does not allow this"),
     "in-progress": (409, "A request with this idempotency key is still running"),
     "gone": (410, "This was here and is no longer"),

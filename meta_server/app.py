@@ -4,15 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from redis.asyncio import Redis
 
-from contracts.problems import MEDIA_TYPE
-from meta_server import errors, routes
-from meta_server.middleware import BodyLimit, RequestId
+from edge import errors, openapi
+from edge.middleware import BodyDeadline, BodyLimit, RequestId
+from meta_server import routes
 from meta_server.queue import Queue
 from meta_server.services import open_services
 from meta_server.settings import Settings
@@ -39,28 +37,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.include_router(routes.health)
     errors.install(app)
     app.add_middleware(BodyLimit, most=settings.max_body)
+    app.add_middleware(BodyDeadline)
     app.add_middleware(RequestId)  # added last, so it is the outermost
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    openapi.install(app)
     return app
-
-
-def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, in which errors are problem documents and every response has its request id."""
-    if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        for path in described["paths"].values():
-            for operation in path.values():
-                for status, response in operation["responses"].items():
-                    _describe(status, response)
-        app.openapi_schema = described
-    return app.openapi_schema
-
-
-def _describe(status: str, response: dict[str, Any]) -> None:
-    request_id = {"description": "Quote it when you report a fault.", "schema": {"type": "string"}}
-    response.setdefault("headers", {})["X-Request-Id"] = request_id
-    if int(status) >= 400 and "application/json" in response.get("content", {}):
-        response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
-    if status == "503":
-        wait = {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}
-        response["headers"]["Retry-After"] = wait

@@ -33,12 +33,10 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Accuracies in percent, intervals in points, queries in images, times in seconds."""
         job, budget = self.job, self.job.budget
-        assert job.score is not None
-        assert job.random_score is not None
         return {
-            "accuracy": job.score.accuracy,
-            "interval": job.score.interval,
-            "random": job.random_score.accuracy,
+            "accuracy": job.score.accuracy if job.score else {},
+            "interval": job.score.interval if job.score else {},
+            "random": job.random_score.accuracy if job.random_score else {},
             "queries": {
                 "limit": budget.limit,
                 "spent": budget.confirmed + budget.unconfirmed,
@@ -54,13 +52,17 @@ class Result:
 
 
 def demo(
-    zoo: Annotated[Path | None, typer.Option(help="Zoo folder to learn from. Default: glyph teachers made here.")] = None,
+    zoo: Annotated[
+        Path | None, typer.Option(help="Zoo folder to learn from. Default: glyph teachers made here.")
+    ] = None,
     dataset: Annotated[str, typer.Option(help="Data set to evaluate on: glyphs or cifar-fs.")] = "glyphs",
     split: Annotated[str, typer.Option(help="Its split: train, val or test.")] = "val",
     queries: Annotated[int | None, typer.Option(min=1, help="Budget in images. Default: 512 a teacher.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the query images and the training.")] = 0,
     data_dir: Annotated[Path, typer.Option(envvar="METAZOO_HOME", help="Keeps the zoo and the results.")] = DATA_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
+    ] = False,
 ) -> None:
     """Host a zoo of classifiers as APIs, learn from them within a budget, and print what came of it."""
     from client import Metazoo, MetazooError
@@ -82,7 +84,9 @@ def demo(
                 job = metazoo.jobs.create(request)
                 watch(metazoo, job.id, console)
                 job = metazoo.jobs.wait(job.id)
-                folder = metazoo.meta_models.download(str(job.meta_model), data_dir / "meta-models" / str(job.meta_model))
+                folder = metazoo.meta_models.download(
+                    str(job.meta_model), data_dir / "meta-models" / str(job.meta_model)
+                )
             result = Result(job, _zoo_count(ready), built - began, time.monotonic() - began)
     except (StackError, MetazooError) as error:
         console.print(f"metazoo demo: {error}", markup=False)

@@ -1,8 +1,9 @@
-"""What every request passes: it gets an id, and its body an end."""
+"""What every request passes: it gets an id, and its body an end in bytes and in time."""
 
 import re
 import uuid
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,3 +60,30 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_within, send)
+
+
+class BodyDeadline:
+    """Refuses bodies that have not arrived in full after `seconds` with 408, however steadily they drip."""
+
+    def __init__(self, app: ASGIApp, seconds: float = 60.0) -> None:
+        self.app = app
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        deadline = anyio.current_time() + self.seconds
+        arrived = False
+
+        async def receive_in_time() -> Message:
+            nonlocal arrived
+            if arrived:
+                return await receive()
+            with anyio.CancelScope(deadline=deadline):
+                message = await receive()
+                arrived = not message.get("more_body", False)
+                return message
+            raise HTTPException(408, f"the body did not arrive within {self.seconds:.0f} s")
+
+        await self.app(scope, receive_in_time, send)

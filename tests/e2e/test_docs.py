@@ -1,0 +1,58 @@
+"""The documentation is true: its commands and scripts run, its links lead somewhere, its reference is the code's."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(*languages: str) -> list[pytest.param]:
+    """Every fenced block in these languages that is not marked `untested: why`."""
+    found = []
+    for page in PAGES:
+        for number, (language, note, code) in enumerate(FENCE.findall(page.read_text())):
+            if language in languages and not note.startswith("untested: "):
+                found.append(pytest.param(language, code, id=f"{page.relative_to(ROOT)}:{number}"))
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("language", "code"), blocks("sh", "python"))
+def test_a_block_runs(language: str, code: str, up, tmp_path: Path) -> None:
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "METAZOO_READY_FILE": str(up.ready_file),
+        "METAZOO_URL": up.ready["server_url"],
+        "METAZOO_API_KEY": up.ready["api_key"],
+        "METAZOO_ZOO_URL": up.ready["zoo_url"],
+        "METAZOO_ZOO_API_KEY": up.ready["models"][0]["api_key"],
+    }
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_rest_reference_is_the_codes() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert reference.PAGE.read_text() == reference.current(), "run .venv/bin/python docs/reference.py"

@@ -1,0 +1,56 @@
+"""The command's frame: quick to start, and plain about what is missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from metazoo import cli
+
+
+def test_help_lists_every_command() -> None:
+    shown = CliRunner().invoke(cli.app, ["--help"])
+    assert shown.exit_code == 0
+    for name in ("up", "demo", "zoo", "server", "worker", "jobs", "models"):
+        assert name in shown.output
+
+
+def test_the_version_is_the_distributions() -> None:
+    from importlib.metadata import version
+
+    assert CliRunner().invoke(cli.app, ["--version"]).output.strip() == version("metazoo")
+
+
+def test_starting_it_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'fastapi', 'celery', 'redis', 'httpx'}"
+    check = f"import sys, metazoo.cli; found = {heavy} & set(sys.modules); sys.exit(f'imported {{found}}' if found else 0)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit, match=r"pip install 'metazoo\[zoo\]'"):
+        cli.main()
+
+
+def test_a_missing_module_of_ours_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'worker.nothing'", name="worker.nothing")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+def test_the_data_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METAZOO_DATA", "sets")
+    cli.root()
+    assert os.environ["METAZOO_DATA"] == str(tmp_path / "sets")
