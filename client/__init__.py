@@ -1,6 +1,7 @@
 """The Python SDK of Metazoo: jobs, meta-models and the API zoo over HTTP. Brings no torch and no numpy."""
 
 from client._client import AsyncMetazoo, Metazoo
+from client._limits import Limit, RateLimits
 from client.errors import (
     ApiUnavailable,
     BudgetExhausted,
@@ -38,6 +39,7 @@ __all__ = [
     "JobPage",
     "JobRequest",
     "JobStatus",
+    "Limit",
     "MetaModel",
     "MetaModelPage",
     "Metazoo",
@@ -49,6 +51,7 @@ __all__ = [
     "PredictResponse",
     "Prediction",
     "RateLimited",
+    "RateLimits",
     "TimedOut",
     "TooLarge",
     "Unauthorized",
