@@ -29,7 +29,12 @@ ApiKeyEnv = Annotated[
 ]
 ReadyFile = Annotated[
     Path | None,
-    typer.Option("--ready-file", help="What `metazoo up --ready-file` wrote: server and key.", show_default=False),
+    typer.Option(
+        "--ready-file",
+        envvar="METAZOO_READY_FILE",
+        help="What `metazoo up --ready-file` wrote: server and key.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

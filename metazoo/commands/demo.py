@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from contracts.jobs import Phase
 from metazoo.commands.up import DATA_DIR, interrupt
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from metazoo.stack import Ready
 
 QUERIES_PER_TEACHER = 512
+SHOWN_PHASES = (Phase.ACQUIRE, Phase.META_TRAIN, Phase.EVALUATE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Result:
             },
             "seconds": {
                 "build": round(self.build_seconds, 1),
-                **{phase: round(job.seconds.get(phase, 0.0), 1) for phase in ("acquire", "meta_train", "evaluate")},
+                **{phase: round(job.seconds.get(phase, 0.0), 1) for phase in SHOWN_PHASES},
                 "total": round(self.total_seconds, 1),
             },
             "meta_model": job.meta_model,
@@ -68,7 +70,7 @@ def demo(
     from client import Metazoo, MetazooError
     from metazoo.demo_zoo import ensure
     from metazoo.stack import Stack, StackError
-    from metazoo.watching import watch
+    from metazoo.watch import follow
 
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, interrupt)
@@ -82,7 +84,7 @@ def demo(
             with Metazoo(ready.server_url, ready.api_key) as metazoo:
                 request = _request(ready, dataset, split, queries, seed)
                 job = metazoo.jobs.create(request)
-                watch(metazoo, job.id, console)
+                follow(metazoo, job.id, console)
                 job = metazoo.jobs.wait(job.id)
                 folder = metazoo.meta_models.download(
                     str(job.meta_model), data_dir / "meta-models" / str(job.meta_model)

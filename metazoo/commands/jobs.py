@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +24,6 @@ from metazoo.connection import (
 
 if TYPE_CHECKING:
     from client import Metazoo
-
-REFRESH = 0.5  # seconds between two looks at a job while its bars are shown
-METRICS_LINES = 5.0  # seconds between two lines of training metrics
 
 app = typer.Typer(no_args_is_help=True, help="Start jobs on a running server and see what becomes of them.")
 
@@ -166,16 +162,16 @@ def cancel(
 
 def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
     """Show the job until it has ended, then leave with its exit code."""
+    from rich.console import Console
+
     from metazoo import watch as shown
 
     try:
         if as_json:
             for event in metazoo.jobs.events(job_id, follow=True):
                 typer.echo(event.model_dump_json())
-        elif _in_terminal():
-            _show_bars(metazoo, job_id)
         else:
-            _show_lines(metazoo, job_id)
+            shown.follow(metazoo, job_id, Console())
     except KeyboardInterrupt:
         fail(f"stopped watching; the job goes on: metazoo jobs watch {job_id}, or metazoo jobs cancel {job_id}", 130)
     job = metazoo.jobs.retrieve(job_id)
@@ -183,41 +179,6 @@ def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
         typer.echo(shown.result(job))
     if job.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(JOB_FAILED)
-
-
-def _show_bars(metazoo: "Metazoo", job_id: str) -> None:
-    from rich.console import Console
-    from rich.live import Live
-
-    from metazoo import watch as shown
-
-    console = Console()
-    room = max(3, console.height - 12)
-    with Live(shown.bars(metazoo.jobs.retrieve(job_id), most_apis=room), console=console, auto_refresh=False) as live:
-        looked = time.monotonic()
-        for event in metazoo.jobs.events(job_id, follow=True):
-            if event.type == "warning" and (said := shown.line(event)):
-                console.print(said, markup=False)
-            if event.type == "status" or time.monotonic() - looked >= REFRESH:
-                live.update(shown.bars(metazoo.jobs.retrieve(job_id), most_apis=room), refresh=True)
-                looked = time.monotonic()
-
-
-def _show_lines(metazoo: "Metazoo", job_id: str) -> None:
-    from metazoo import watch as shown
-
-    told = float("-inf")
-    for event in metazoo.jobs.events(job_id, follow=True):
-        if event.type == "metrics":
-            if time.monotonic() - told < METRICS_LINES:
-                continue
-            told = time.monotonic()
-        if said := shown.line(event):
-            typer.echo(said)
-
-
-def _in_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def _ended(job: Job) -> bool:

@@ -16,7 +16,9 @@ class Role(StrEnum):
 
 def worker(
     role: Annotated[Role, typer.Argument(help="acquire: query APIs, many at once. learn: train and publish.")],
-    name: Annotated[str | None, typer.Option(help="Name of this worker, unique on its Redis. Default: its role.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of this worker, unique on its Redis. Default: its role.")
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: 4 to acquire, 1 to learn (one a device).")
     ] = None,

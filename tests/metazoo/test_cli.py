@@ -26,7 +26,9 @@ def test_the_version_is_the_distributions() -> None:
 
 def test_starting_it_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'fastapi', 'celery', 'redis', 'httpx'}"
-    check = f"import sys, metazoo.cli; found = {heavy} & set(sys.modules); sys.exit(f'imported {{found}}' if found else 0)"
+    check = (
+        f"import sys, metazoo.cli; found = {heavy} & set(sys.modules); sys.exit(f'imported {{found}}' if found else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -233,7 +233,7 @@ def test_bars_fit_a_terminal(job: MakeJob) -> None:
 
 
 def test_watch_shows_bars_in_a_terminal(command: Any, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metazoo.commands.jobs._in_terminal", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
     ran = command(app, Server(job("succeeded", meta_model="mm_1"), EVENTS), "watch", "job_1", *HERE)
     assert ran.exit_code == 0
     assert "warning: a0: slow" in ran.stdout
