@@ -6,7 +6,9 @@ an event loop, make it in a thread.
 
 import hashlib
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -26,7 +28,7 @@ class Artifacts:
         self._fs: Any
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._is_local = isinstance(self._fs, LocalFileSystem)
-        self._copies: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: Path | None = None
 
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises `ArtifactMissing`."""
@@ -63,12 +65,13 @@ class Artifacts:
         if self._is_local:
             return Path(self._full(folder))
         if self._copies is None:
-            self._copies = tempfile.TemporaryDirectory(prefix="metazoo-artifacts-")
+            self._copies = Path(tempfile.mkdtemp(prefix="metazoo-artifacts-"))
+            weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
         for path in paths:
-            target = Path(self._copies.name, path)
+            target = self._copies / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.read(path))
-        return Path(self._copies.name, folder)
+        return self._copies / folder
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file, whole."""

@@ -7,9 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.jobs import JobRequest
-from metering.scripts import Scripts, connect
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
+from metering.scripts import Scripts, connect
 
 START = 1_800_000_000_000_000  # microseconds
 

@@ -7,12 +7,12 @@ from redis.asyncio import Redis
 from contracts.jobs import MOVES, ApiProgress, JobError, JobRequest, JobStatus, Phase
 from contracts.meta_models import BackboneConfig, MetaModel, Score
 from contracts.problems import ProblemError
-from metering.leases import AttemptsExhausted, Lease, LeaseLost
-from metering.ledger import Chunk, Outcome
-from metering.records import MoveRefused
 from meta_server.store import ids, keys
 from meta_server.store.jobs import LEARN, JobStore, acquire_role
 from meta_server.store.meta_models import MetaModelStore
+from metering.leases import AttemptsExhausted, Lease, LeaseLost
+from metering.ledger import Chunk, Outcome
+from metering.records import MoveRefused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from meta_server.store.artifacts import ArtifactMissing, Artifacts
+from meta_server.store.secrets import BadSecretKey, Secrets
+
+
+@pytest.fixture(params=["folder", "memory"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    return Artifacts(str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_what_is_written_is_read_and_listed(artifacts: Artifacts) -> None:
+    artifacts.write("a/b/one", b"1")
+    artifacts.write("a/two", b"2")
+    artifacts.write("a/two", b"22")
+    assert artifacts.read("a/b/one") == b"1"
+    assert artifacts.list("a") == ["a/b/one", "a/two"]
+    assert (artifacts.exists("a/two"), artifacts.exists("a/three")) == (True, False)
+    with artifacts.open("a/two") as file:
+        assert file.read() == b"22"
+    folder = artifacts.local("a")
+    assert (folder / "b" / "one").read_bytes() == b"1"
+
+
+def test_what_is_not_there(artifacts: Artifacts) -> None:
+    for call in (artifacts.read, artifacts.open, artifacts.local):
+        with pytest.raises(ArtifactMissing):
+            call("nothing")
+
+
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "../out", "a/../../out", "a\\b"])
+def test_paths_stay_inside(artifacts: Artifacts, path: str) -> None:
+    with pytest.raises(ValueError, match="no path inside"):
+        artifacts.read(path)
+
+
+def test_a_folder_is_put_whole(artifacts: Artifacts, tmp_path: Path) -> None:
+    source = tmp_path / "made"
+    source.mkdir()
+    (source / "x").write_bytes(b"x")
+    digests = artifacts.put_folder(source, "into/here")
+    assert list(digests) == ["x"]
+    assert artifacts.read("into/here/x") == b"x"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = Artifacts(str(tmp_path))
+
+    def full(_: int) -> None:
+        raise OSError(28, "full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="full"):
+        artifacts.write("a", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_secrets_need_the_key_they_were_sealed_under() -> None:
+    secrets = Secrets(Secrets.generate())
+    sealed = secrets.seal({"a0": "key"})
+    assert "key" not in sealed
+    assert secrets.open(sealed) == {"a0": "key"}
+    with pytest.raises(BadSecretKey, match="has changed"):
+        Secrets(Secrets.generate()).open(sealed)
+    with pytest.raises(BadSecretKey, match="make one with"):
+        Secrets("short")
+    assert "…" in repr(secrets)

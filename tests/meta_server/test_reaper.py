@@ -1,0 +1,148 @@
+"""Work whose worker vanished is sent again, once; jobs that nobody works on are closed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from contracts.jobs import ApiProgress, Job, JobRequest, JobStatus
+from meta_server import reaper
+from meta_server.reaper import Reaper
+from meta_server.store import keys
+from meta_server.store.jobs import LEARN, JobStore
+from meta_server.store.secrets import Secrets
+from metering.ledger import Chunk
+from metering.scripts import connect
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+
+class FakeQueue:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, job_id: str, role: str) -> None:
+        self.sent.append(role)
+
+
+@pytest.fixture
+async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Redis]:
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def store(redis: Redis) -> JobStore:
+    return JobStore(redis, secrets=Secrets(Secrets.generate()))
+
+
+@pytest.fixture
+def queue() -> FakeQueue:
+    return FakeQueue()
+
+
+@pytest.fixture
+def one(store: JobStore, queue: Any, redis: Redis) -> Reaper:
+    return Reaper(store, queue, redis, every=0.05)
+
+
+@pytest.fixture
+async def job(store: JobStore) -> Job:
+    body = {"apis": [{"url": "http://api.test/v2/models/m"}], "budget": {"queries": 10}}
+    return (await store.create(JobRequest.model_validate(body)))[0]
+
+
+async def expire(redis: Any, job: Job, role: str) -> None:
+    await redis.hset(keys.job(job.id, "leases"), f"deadline:{role}", "1")
+
+
+async def test_a_lost_holder_is_replaced_once(
+    one: Reaper, store: JobStore, queue: FakeQueue, redis: Redis, job: Job
+) -> None:
+    await one.round()
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.begin(job.id, lease)
+    await one.round()
+    assert queue.sent == []
+    await expire(redis, job, "acquire:a0")
+    await one.round()
+    await one.round()
+    assert queue.sent == ["acquire:a0"]
+
+
+async def test_a_lost_message_is_sent_again_when_its_queue_is_empty(
+    one: Reaper, queue: FakeQueue, redis: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "PATIENCE", -1.0)
+    await one.round()
+    assert queue.sent == []  # it was sent a moment ago
+    await redis.rpush("acquire", "another message")
+    await one.round()
+    assert queue.sent == []  # its message may be waiting still
+    await redis.delete("acquire")
+    await one.round()
+    assert queue.sent == ["acquire:a0"]
+
+
+async def test_the_learner_is_sent_when_nobody_did(
+    one: Reaper, store: JobStore, queue: FakeQueue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.begin(job.id, lease)
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    monkeypatch.setattr(reaper, "PATIENCE", -1.0)
+    await one.round()
+    await one.round()
+    assert queue.sent == [LEARN]
+
+
+async def test_a_cancelled_job_whose_worker_vanished_is_closed(
+    one: Reaper, store: JobStore, queue: FakeQueue, redis: Any, job: Job
+) -> None:
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.begin(job.id, lease)
+    await store.ledger(job.id).reserve(lease, Chunk(api="a0", number=0, start=0, stop=4, digest="d"))
+    await store.cancel(job.id)
+    await one.round()
+    assert (await store.get(job.id)).status == JobStatus.CANCELLING
+    await expire(redis, job, "acquire:a0")
+    await one.round()
+    ended = await store.get(job.id)
+    assert (ended.status, ended.budget.unconfirmed, ended.budget.reserved) == (JobStatus.CANCELLED, 4, 0)
+    await one.round()
+    assert await redis.smembers(keys.OPEN_JOBS) == set()
+    assert queue.sent == []
+
+
+async def test_too_few_apis_fail_the_job_although_nobody_said_so(one: Reaper, store: JobStore, job: Job) -> None:
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.begin(job.id, lease)
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="dropped", reason="down"))
+    await one.round()
+    assert (await store.get(job.id)).status == JobStatus.FAILED
+
+
+async def test_only_one_of_many_reaps(
+    store: JobStore, queue: Any, redis: Redis, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[Reaper] = []
+
+    async def count(self: Reaper) -> None:
+        rounds.append(self)
+
+    monkeypatch.setattr(Reaper, "round", count)
+    reapers = [Reaper(store, queue, redis, every=0.01) for _ in range(3)]
+    tasks = [asyncio.ensure_future(each.run()) for each in reapers]
+    await asyncio.sleep(0.3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert len(set(map(id, rounds))) == 1
+    assert len(rounds) > 2
