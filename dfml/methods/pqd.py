@@ -102,7 +102,8 @@ def distil(
     """Learn all answers jointly: AdamW on a one-cycle schedule, the labels of an image reused under flips and shifts.
 
     Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
-    term before its weight. The same seed, answers and device give the same weights.
+    term before its weight. The same seed, answers, device and number of threads
+    give the same weights.
     Raises ValueError where fewer than two images were answered by anyone.
     """
     kept = answers.asked.any(1)
