@@ -57,7 +57,8 @@ class ModelParameters(Record):
     labels: list[str] = []
     max_images: int = Field(description="Most images in one request.")
     idempotency: bool = Field(True, description="`Idempotency-Key` on infer is honoured for 24 hours.")
-    input_range: tuple[float, float] = (0.0, 1.0)
+    input_range: tuple[float, float] = Field((0.0, 1.0), description="Of FP32 pixels; UINT8 pixels are 0 to 255.")
+    datatypes: list[str] = Field([], description="What the input takes; its metadata names the cheapest on the wire.")
 
 
 class ModelMetadata(Record):

@@ -1,0 +1,75 @@
+"""The REST interface for the host: keys and what they have used. Needs the admin key, which no teacher URL ever takes."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api_zoo.answering import unauthorised
+from api_zoo.routes import ServicesDep, problems
+from contracts.problems import Fault, ProblemError
+from contracts.zoo import Key, KeyRequest, NewKey, Usage
+from metering.keyring import UnknownKey
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="AdminKey", description="The zoo's admin key.")
+
+
+async def authorised(
+    services: ServicesDep, sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> None:
+    """Refuses callers without the admin key; takes as long for one that is nearly right."""
+    wanted = services.settings.admin_key.get_secret_value()
+    if sent is None or not secrets.compare_digest(_digest(sent.credentials), _digest(wanted)):
+        raise unauthorised("send the zoo's admin key as Authorization: Bearer KEY")
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
+@contextmanager
+def _known() -> Iterator[None]:
+    try:
+        yield
+    except UnknownKey as error:
+        raise ProblemError("not-found", f"{error}: GET /admin/keys lists those there are") from None
+
+
+router = APIRouter(prefix="/admin/keys", tags=["Admin"], dependencies=[Depends(authorised)])
+KeyId = Annotated[str, Path(description="The key's id.", max_length=100)]
+
+
+@router.post("", status_code=201, summary="Make a key", responses=problems(401, 422, 503))
+async def create(services: ServicesDep, wanted: KeyRequest) -> NewKey:
+    unknown = [model for model in wanted.models or [] if model not in services.models]
+    if unknown:
+        wrong = [Fault(field="models", message=f"there is no model {model}") for model in unknown]
+        raise ProblemError("invalid-request", "no key was made", errors=wrong)
+    return await services.keyring.create(wanted)
+
+
+@router.get("", summary="Every key, oldest first", responses=problems(401, 503))
+async def list_keys(services: ServicesDep) -> list[Key]:
+    return await services.keyring.list()
+
+
+@router.get("/{key_id}", summary="One key", responses=problems(401, 404, 503))
+async def retrieve(services: ServicesDep, key_id: KeyId) -> Key:
+    with _known():
+        return await services.keyring.get(key_id)
+
+
+@router.delete("/{key_id}", summary="Revoke a key", responses=problems(401, 404, 503))
+async def revoke(services: ServicesDep, key_id: KeyId) -> Key:
+    with _known():
+        return await services.keyring.revoke(key_id)
+
+
+@router.get("/{key_id}/usage", summary="What a key has used", responses=problems(401, 404, 503))
+async def usage(services: ServicesDep, key_id: KeyId) -> Usage:
+    with _known():
+        return await services.keyring.usage(key_id)

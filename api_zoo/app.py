@@ -1,0 +1,44 @@
+"""The application: routes, error handling and what they use, put together."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from api_zoo import admin, routes
+from api_zoo.inference import Model
+from api_zoo.services import open_services
+from api_zoo.settings import Settings
+from edge import errors, openapi
+from edge.middleware import BodyDeadline, BodyLimit, RequestId
+
+
+def create_app(
+    settings: Settings, *, redis: Redis | None = None, registry: Mapping[str, Model] | None = None
+) -> FastAPI:
+    """The zoo. Opens nothing before it is started; `redis` and `registry` (models by name) replace those of the settings."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(settings, redis=redis, registry=registry) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Metazoo API zoo",
+        version=version("metazoo"),
+        summary="Classifiers as metered, rate-limited APIs over the Open Inference Protocol v2.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.include_router(routes.v2)
+    app.include_router(routes.v1)
+    app.include_router(admin.router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, most=settings.max_body)
+    app.add_middleware(BodyDeadline, seconds=settings.body_seconds)
+    app.add_middleware(RequestId)  # added last, so it is the outermost
+    openapi.install(app)
+    return app

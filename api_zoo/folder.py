@@ -1,0 +1,85 @@
+"""Opens a zoo folder: `manifest.json` and the safetensors files it names, each checked against its SHA-256."""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from api_zoo.inference import Model
+from contracts.problems import faults
+from contracts.zoo import Manifest, TeacherEntry
+from dfml.teachers import BadTeacher, load_teacher
+
+MANIFEST = "manifest.json"
+BUILD_HINT = "metazoo zoo build --dataset glyphs --teachers 12 --ways 5 --out FOLDER"
+
+
+class BadZoo(ValueError):
+    """The folder cannot be hosted; the message says what is wrong and what to do."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The folder's manifest. Raises `BadZoo`."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadZoo(f"{folder} holds no {MANIFEST}: build a zoo with `{BUILD_HINT}`") from None
+    except OSError as error:
+        raise BadZoo(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return Manifest.model_validate(json.loads(text))
+    except ValidationError as error:
+        wrong = "; ".join(f"{fault.field}: {fault.message}" for fault in faults(error.errors()))
+        raise BadZoo(f"{path} is no manifest of a zoo: {wrong}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadZoo(f"{path} is no JSON: {error}") from None
+
+
+def open_folder(folder: Path, *, unverified: bool = False) -> dict[str, Model]:
+    """Every model of the folder by its name, `{dataset}-{file stem}`, in the manifest's order.
+
+    A teacher without a hash is refused unless `unverified`; one with a hash is always checked. Raises `BadZoo`.
+    """
+    manifest = read_manifest(folder)
+    unhashed = [entry.file for entry in manifest.teachers if entry.sha256 is None]
+    if unhashed and not unverified:
+        raise BadZoo(
+            f"{folder / MANIFEST} has no sha256 for {_listed(unhashed)}: add the hashes, or serve with --unverified "
+            "if you trust the files"
+        )
+    models: dict[str, Model] = {}
+    for entry in manifest.teachers:
+        model = _open(folder, manifest, entry)
+        if model.name in models:
+            raise BadZoo(f"{folder / MANIFEST} names {model.name} twice: file names must differ in their stem")
+        models[model.name] = model
+    return models
+
+
+def _open(folder: Path, manifest: Manifest, entry: TeacherEntry) -> Model:
+    if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(".safetensors"):
+        raise BadZoo(f"{entry.file!r} in {folder / MANIFEST}: must be the name of a .safetensors file in the folder")
+    path = folder / entry.file
+    try:
+        if path.resolve().parent != folder.resolve():
+            raise BadZoo(f"{path} points out of the folder: put the file itself there")
+        held = path.read_bytes()
+    except FileNotFoundError:
+        raise BadZoo(f"{path} is missing although the manifest names it: get it again, or build the zoo anew") from None
+    except OSError as error:
+        raise BadZoo(f"{path} cannot be read: {error.strerror}") from error
+    if entry.sha256 is not None and hashlib.sha256(held).hexdigest() != entry.sha256:
+        raise BadZoo(
+            f"{path} was changed or damaged: its SHA-256 is not the manifest's; get it again, or build it anew"
+        )
+    try:
+        teacher = load_teacher(manifest, entry, held)
+        return Model(f"{manifest.dataset}-{path.stem}", teacher.module, entry.classes, manifest.input)
+    except (BadTeacher, ValueError) as error:
+        raise BadZoo(f"{path} cannot be hosted: {error}") from error
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

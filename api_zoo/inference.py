@@ -1,0 +1,106 @@
+"""The inference engine: classifiers frozen for answering, and the check of what they are asked.
+
+Batch norm is folded into the convolutions, memory is `channels_last`, and batches run in chunks whose activations stay in
+the cache. Nothing here knows HTTP.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from contracts import oip
+from contracts.problems import Fault
+from contracts.zoo import ModelMetadata, ModelParameters, TensorMetadata
+
+CHUNK = 64
+INPUT, OUTPUT = "images", "probabilities"
+DTYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class BadInput(ValueError):
+    """The tensors are no images that the model takes. `faults` names every fault found."""
+
+    def __init__(self, found: list[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in found))
+        self.faults = found
+
+
+class Model:
+    """A hosted classifier under its name. `module` gives logits; it is copied, so the caller's is left as it was."""
+
+    def __init__(self, name: str, module: nn.Module, labels: Sequence[str], input_shape: tuple[int, int, int]) -> None:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no model name: use letters, digits, '.', '_' and '-', at most 100")
+        self.name = name
+        self.labels = list(labels)
+        self.input_shape = input_shape
+        self._module = folded(module)
+
+    def metadata(self, max_images: int) -> ModelMetadata:
+        """What `GET /v2/models/{name}` answers."""
+        return ModelMetadata(
+            name=self.name,
+            inputs=[TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *self.input_shape])],
+            outputs=[TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1, len(self.labels)])],
+            parameters=ModelParameters(labels=self.labels, max_images=max_images, datatypes=list(DTYPES)),
+        )
+
+    def check(self, inputs: Sequence[oip.Tensor]) -> None:
+        """Raise `BadInput` unless there is one tensor, of the name, a datatype and the shape that the model takes."""
+        if len(inputs) != 1:
+            message = f"must be the one tensor {INPUT}, {len(inputs)} were sent"
+            raise BadInput([Fault(field="inputs", message=message)])
+        sent, found = inputs[0], []
+        if sent.name != INPUT:
+            found.append(Fault(field="inputs.0.name", message=f"must be {INPUT}"))
+        if sent.datatype not in DTYPES:
+            found.append(Fault(field="inputs.0.datatype", message=f"must be {' or '.join(DTYPES)}"))
+        if len(sent.shape) != 4 or sent.shape[1:] != self.input_shape or sent.shape[0] < 1:
+            wanted = ", ".join(map(str, self.input_shape))
+            message = f"is {list(sent.shape)}: must be [n, {wanted}] with at least one image"
+            found.append(Fault(field="inputs.0.shape", message=message))
+        if found:
+            raise BadInput(found)
+
+    def images(self, sent: oip.Tensor) -> Tensor:
+        """What passed `check` as uint8, or as float32 in [0, 1], (n, c, h, w). Raises `BadInput` on NaN and other values."""
+        # Copied: a view into the body may start at any address, and kernels want aligned floats.
+        images = torch.frombuffer(bytearray(sent.data), dtype=DTYPES[sent.datatype]).view(sent.shape)
+        if sent.datatype == "FP32":
+            low, high = (edge.item() for edge in torch.aminmax(images))  # NaN wins over any number
+            if not (low >= 0 and high <= 1):
+                what = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
+                message = f"holds {what}: send FP32 in [0, 1], or UINT8"
+                raise BadInput([Fault(field="inputs.0.data", message=message)])
+        return images
+
+    def predict(self, images: Tensor) -> Tensor:
+        """uint8, or float in [0, 1], (n, c, h, w) -> probabilities float32 (n, classes).
+
+        An answer depends on its own image alone.
+        """
+        with torch.inference_mode():
+            chunks = [self._module(chunk).softmax(-1).float() for chunk in images.split(CHUNK)]
+            return torch.cat(chunks)
+
+    def answer(self, images: Tensor) -> bytes:
+        """`predict` as FP32 bytes, row by row."""
+        return self.predict(images).contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode in which each pair `conv`, `norm` is one convolution, in `channels_last`."""
+    module = deepcopy(module).eval()
+    for part in list(module.modules()):
+        conv, norm = getattr(part, "conv", None), getattr(part, "norm", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            part.conv = fuse_conv_bn_eval(conv, norm)
+            part.norm = nn.Identity()
+    module.requires_grad_(False)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

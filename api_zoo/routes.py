@@ -1,0 +1,246 @@
+"""The REST interface for callers: the Open Inference Protocol v2, and what a key has used."""
+
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import Field
+
+from api_zoo.answering import answer, unauthorised
+from api_zoo.inference import Model
+from api_zoo.services import Services
+from contracts import oip
+from contracts._base import Record
+from contracts.problems import Problem, ProblemError
+from contracts.zoo import Key, ModelMetadata, ServerMetadata, Usage
+from metering.scripts import store_errors
+
+_bearer = HTTPBearer(auto_error=False, description="An API key of this zoo: mz_ID_SECRET.")
+
+
+def services(request: Request) -> Services:
+    """What the application opened when it started."""
+    opened: Services = request.app.state.services
+    return opened
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+async def key_of(services: ServicesDep, sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Key:
+    """The caller's key. Raises 401 for any that may not be used."""
+    key = None if sent is None else await services.keyring.authenticate(sent.credentials)
+    if key is None:
+        raise unauthorised("send a key of this zoo as Authorization: Bearer mz_…")
+    if key.revoked:
+        raise unauthorised("the key was revoked: ask the host for a new one")
+    return key
+
+
+KeyDep = Annotated[Key, Depends(key_of)]
+
+
+async def model_of(
+    services: ServicesDep, key: KeyDep, model: Annotated[str, Path(description="The model's name.", max_length=200)]
+) -> Model:
+    """The model of the path. Raises 404 for an unknown one, 403 for one that the key may not use."""
+    found = services.models.get(model)
+    if found is None:
+        raise ProblemError("not-found", f"there is no model {model!r}: POST /v2/repository/index lists those there are")
+    if key.models is not None and model not in key.models:
+        raise ProblemError("forbidden", f"the key may not use {model}: POST /v2/repository/index lists what it may")
+    return found
+
+
+ModelDep = Annotated[Model, Depends(model_of)]
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int) -> Responses:
+    """Error responses of a route, for its description."""
+    return {status: {"model": Problem, "description": _PROBLEM_TEXTS[status]} for status in statuses}
+
+
+_PROBLEM_TEXTS = {
+    400: "The body does not follow the protocol: `errors` names every fault.",
+    401: "No valid key was sent.",
+    402: "The key's budget does not hold these images; `left` says what it holds. Waiting does not help.",
+    403: "The key may not use this model.",
+    404: "There is no such thing.",
+    408: "The body took too long to arrive.",
+    409: "The same request is still running; `Retry-After` says when it can be taken over.",
+    413: "More than will ever be accepted; `max_images` says how many images are.",
+    415: "The body is neither JSON nor raw tensors, or is compressed.",
+    422: "The request is invalid: `errors` names every fault. Or the idempotency key came with another body before.",
+    429: "Too fast; `Retry-After` says when to try again.",
+    500: "A fault of the server; nothing was charged.",
+    503: "Redis is not reachable; nothing was answered.",
+}
+
+
+class LiveStatus(Record):
+    """The process answers."""
+
+    live: bool
+
+
+class ReadyStatus(Record):
+    """Requests can be answered."""
+
+    ready: bool
+
+
+class ModelReady(Record):
+    """The model can be asked."""
+
+    name: str
+    ready: bool
+
+
+class IndexRequest(Record):
+    """Which models to list."""
+
+    ready: bool = Field(False, description="Only models that are ready; all of this zoo always are.")
+
+
+class IndexEntry(Record):
+    """A model of the repository."""
+
+    name: str
+    version: str = "1"
+    state: str = "READY"
+    reason: str = ""
+
+
+def refuse_encoding(request: Request) -> None:
+    """Raises 415 for what is no JSON and no raw tensors."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send it unencoded")
+    media = request.headers.get("content-type", oip.BINARY).partition(";")[0].strip().lower()
+    if media not in {"application/json", oip.BINARY}:
+        raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
+
+
+v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+v1 = APIRouter(prefix="/v1", tags=["Keys"])
+
+
+@v2.get("", summary="The server and its extensions")
+async def server_metadata() -> ServerMetadata:
+    return ServerMetadata(name="metazoo", version=version("metazoo"), extensions=["binary_tensor_data"])
+
+
+@v2.get("/health/live", summary="Whether the process answers")
+async def live() -> LiveStatus:
+    return LiveStatus(live=True)
+
+
+@v2.get("/health/ready", summary="Whether requests can be answered", responses=problems(503))
+async def ready(services: ServicesDep) -> ReadyStatus:
+    with store_errors():
+        await services.redis.ping()
+    return ReadyStatus(ready=True)
+
+
+@v2.post("/repository/index", summary="The models that the key may use", responses=problems(401, 422, 503))
+async def index(services: ServicesDep, key: KeyDep, wanted: IndexRequest | None = None) -> list[IndexEntry]:
+    return [IndexEntry(name=name) for name in services.models if key.models is None or name in key.models]
+
+
+@v2.get("/models/{model}", summary="What a model takes and gives", responses=problems(401, 403, 404, 503))
+async def model_metadata(services: ServicesDep, model: ModelDep) -> ModelMetadata:
+    return model.metadata(services.settings.max_images)
+
+
+@v2.get("/models/{model}/ready", summary="Whether a model can be asked", responses=problems(401, 403, 404, 503))
+async def model_ready(model: ModelDep) -> ModelReady:
+    return ModelReady(name=model.name, ready=True)
+
+
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string", "description": "`images`"},
+        "datatype": {"type": "string", "enum": ["FP32", "UINT8"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "[n, 3, height, width]"},
+        "data": {"type": "array", "items": {}, "description": "Row-major, flat or nested; absent for binary tensors."},
+        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
+    },
+}
+_INFER = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "description": "Comes back with the answer."},
+        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+        },
+        "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
+    },
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": f"JSON alone; or JSON followed by raw little-endian tensors, the header `{oip.HEADER}` giving the "
+        "bytes of the JSON part. Charged by the image.",
+        "content": {
+            "application/json": {"schema": _INFER},
+            oip.BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_ANSWER: Responses = {
+    200: {
+        "description": "The tensor `probabilities`, FP32 (n, classes), in JSON or raw as it was asked for.",
+        "content": {"application/json": {"schema": {"type": "object"}}, oip.BINARY: {}},
+        "headers": {
+            "X-Query-Cost": {
+                "description": "Images charged; for a replay, what was charged then.",
+                "schema": {"type": "integer"},
+            },
+            "RateLimit-Policy": {"description": "The key's limits.", "schema": {"type": "string"}},
+            "RateLimit": {"description": "What is left of them.", "schema": {"type": "string"}},
+            "Idempotency-Replayed": {
+                "description": "`true` for an answer that was given before.",
+                "schema": {"type": "string"},
+            },
+        },
+    }
+}
+
+
+@v2.post(
+    "/models/{model}/infer",
+    summary="Classify images",
+    openapi_extra=_BODY,
+    response_class=Response,
+    responses=_ANSWER | problems(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
+)
+async def infer(
+    request: Request,
+    services: ServicesDep,
+    key: KeyDep,
+    model: ModelDep,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1, max_length=255, description="Same key, same body: the same answer for 24 h, charged once."
+        ),
+    ] = None,
+    header_length: Annotated[
+        str | None, Header(alias=oip.HEADER, description="Bytes of the JSON part of the body.")
+    ] = None,
+) -> Response:
+    refuse_encoding(request)
+    body = await request.body()
+    return await answer(services, key, model, body, header_length=header_length, idempotency_key=idempotency_key)
+
+
+@v1.get("/usage", summary="What the key has used", responses=problems(401, 503))
+async def usage(services: ServicesDep, key: KeyDep) -> Usage:
+    return await services.keyring.usage(key.id)
