@@ -1,0 +1,227 @@
+"""`metazoo zoo`: make a zoo of teachers, host it, manage the keys of one that runs."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metazoo.connection import UNREACHABLE, USAGE, AsJson, fail, secret_from
+
+if TYPE_CHECKING:
+    from contracts.zoo import TeacherEntry
+
+app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys.")
+keys = typer.Typer(no_args_is_help=True, help="Keys of a running zoo. Needs its admin key in METAZOO_ZOO_ADMIN_KEY.")
+app.add_typer(keys, name="keys")
+
+BAD_ZOO = 1  # the folder cannot be built or hosted
+
+
+class DataSet(StrEnum):
+    """What teachers can be trained on."""
+
+    GLYPHS = "glyphs"
+    CIFAR_FS = "cifar-fs"
+
+
+class Split(StrEnum):
+    """Classes that no two splits share."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="The zoo folder to make, or to go on with.")],
+    dataset: Annotated[
+        DataSet, typer.Option(help="glyphs is drawn; cifar-fs is looked for in METAZOO_DATA.")
+    ] = DataSet.GLYPHS,
+    teachers: Annotated[int, typer.Option(min=1, max=10_000, help="How many to train.")] = 12,
+    ways: Annotated[int, typer.Option(min=2, help="Classes of each, drawn at random.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="The same seed gives the same zoo.")] = 0,
+    split: Annotated[Split, typer.Option(help="Of the data set.")] = Split.TRAIN,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default: enough for small images, about 10 s a teacher.", show_default=False),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Teachers trained at once. Default: one a core.", show_default=False)
+    ] = None,
+) -> None:
+    """Train teachers into a zoo folder. The same command goes on with an interrupted build and leaves a complete one."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from api_zoo.build import BuildPlan
+    from api_zoo.build import build as make
+    from api_zoo.folder import BadZoo
+    from dfml.datasets import DatasetMissing
+
+    data = os.environ.get("METAZOO_DATA")
+    plan = BuildPlan(dataset.value, split.value, teachers, ways, seed=seed, epochs=epochs)
+    again = "the teachers done are kept: run the same command again to go on"
+    try:
+        with _progress(teachers) as on_teacher:
+            manifest = make(
+                plan,
+                out.absolute(),
+                Path(data) if data else None,
+                processes=processes or os.cpu_count() or 1,
+                on_teacher=on_teacher,
+            )
+    except (BadZoo, DatasetMissing, ValueError) as error:
+        fail(str(error), BAD_ZOO)
+    except BrokenProcessPool:
+        fail(f"a training process was killed, perhaps for want of memory; {again}", BAD_ZOO)
+    except KeyboardInterrupt:
+        fail(f"stopped; {again}", 130)
+    typer.echo(f"{out}: {len(manifest.teachers)} teachers of {manifest.dataset}. Next: metazoo zoo serve {out}")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(envvar="METAZOO_ZOO_FOLDER", help="The zoo folder to host.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Also host teachers for which the manifest has no SHA-256.")
+    ] = False,
+) -> None:
+    """Host a zoo folder as APIs. Needs REDIS_URL and METAZOO_ZOO_ADMIN_KEY."""
+    import torch
+    import uvicorn
+    from pydantic import ValidationError
+
+    from api_zoo.app import create_app
+    from api_zoo.folder import BadZoo, open_folder
+    from api_zoo.settings import Settings
+    from worker import logs
+
+    torch.set_num_threads(1)  # requests run beside each other, each on one core
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        fail(f"settings: {_told(error)}", BAD_ZOO)
+    try:
+        models = open_folder(folder.absolute(), unverified=unverified)
+    except BadZoo as error:
+        fail(str(error), BAD_ZOO)
+    logs.configure()
+    application = create_app(settings, registry=models)
+    uvicorn.run(application, host=host, port=port, log_config=None, timeout_graceful_shutdown=5)
+
+
+ZooUrl = Annotated[str, typer.Option("--url", envvar="METAZOO_ZOO_URL", help="The zoo, such as http://127.0.0.1:8001.")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")]
+
+
+@keys.command()
+def create(
+    url: ZooUrl,
+    name: Annotated[str, typer.Option(help="Whose it is.")] = "key",
+    budget: Annotated[int | None, typer.Option(min=0, help="Images over its life. Default: no limit.")] = None,
+    images_per_second: Annotated[float | None, typer.Option(help="Sustained rate. Default: no limit.")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Most images at once.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeatable. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. Its secret is shown this once."""
+    wanted = {"budget": budget, "images_per_second": images_per_second, "burst": burst, "models": model}
+    given = {field: value for field, value in wanted.items() if value is not None}
+    made = _call(url, "POST", "", {"name": name, **given})
+    typer.echo(json.dumps(made) if as_json else f"{made['id']}\n{made['secret']}")
+
+
+@keys.command("list")
+def list_keys(url: ZooUrl, as_json: AsJson = False) -> None:
+    """Every key, oldest first."""
+    found = _call(url, "GET", "")
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "name", "spent", "budget", "images/s", "models", "", box=None)
+    for key in found:
+        limits = [_or_dash(key[field]) for field in ("budget", "images_per_second")]
+        models = "all" if key["models"] is None else str(len(key["models"]))
+        table.add_row(key["id"], key["name"], str(key["spent"]), *limits, models, "revoked" if key["revoked"] else "")
+    Console().print(table)
+
+
+@keys.command()
+def revoke(key: KeyId, url: ZooUrl, as_json: AsJson = False) -> None:
+    """End a key; what it has used stays on record."""
+    revoked = _call(url, "DELETE", f"/{key}")
+    typer.echo(json.dumps(revoked) if as_json else f"{revoked['id']} revoked")
+
+
+@keys.command()
+def usage(key: KeyId, url: ZooUrl, as_json: AsJson = False) -> None:
+    """What a key has been charged, in images."""
+    used = _call(url, "GET", f"/{key}/usage")
+    if as_json:
+        typer.echo(json.dumps(used))
+        return
+    typer.echo(f"{used['key']}: {used['spent']} of {_or_dash(used['budget'])} images")
+    for model, images in used["per_model"].items():
+        typer.echo(f"  {model}  {images}")
+
+
+def _call(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One call of the admin API; what it refuses becomes one line and an exit code."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {secret_from('METAZOO_ZOO_ADMIN_KEY')}"}
+    try:
+        answer = httpx.request(method, f"{url.rstrip('/')}/admin/keys{path}", json=body, headers=headers, timeout=30)
+        document = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        fail(f"{url} is not reachable or no zoo: {error}", UNREACHABLE)
+    if answer.is_success:
+        return document
+    message = document.get("error") if isinstance(document, dict) else None
+    fail(str(message or f"{url} answered {answer.status_code}"), UNREACHABLE if answer.status_code == 401 else USAGE)
+
+
+@contextmanager
+def _progress(teachers: int) -> Iterator[Any]:
+    """A bar in a terminal, a line a teacher elsewhere."""
+
+    def told(done: int, entry: "TeacherEntry") -> str:
+        return f"teacher {done}/{teachers}  {entry.file}  {entry.held_out_accuracy or 0:.1%} on held-out images"
+
+    if not sys.stderr.isatty():
+        yield lambda done, _, entry: typer.echo(told(done, entry), err=True)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=teachers)
+        yield lambda done, _, entry: progress.update(task, completed=done)
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _told(error: Any) -> str:
+    """Every wrong setting by its variable, without its value."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
