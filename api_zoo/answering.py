@@ -57,6 +57,7 @@ async def answer(
         return respond(model, asked.request, admission, admission.answer)
     try:
         raw = await _compute(services, model, asked.images)
+        response = respond(model, asked.request, admission, raw)
         await services.gate.settle(admission, raw)
     except gate.TakenOver:
         wait = {"Retry-After": "1"}
@@ -64,7 +65,7 @@ async def answer(
     except BaseException:
         await _refund(services.gate, admission)
         raise
-    return respond(model, asked.request, admission, raw)
+    return response
 
 
 def read(model: Model, body: bytes, header_length: str | None, max_images: int) -> Asked:
