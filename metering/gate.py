@@ -1,0 +1,246 @@
+"""What stands before every answer of a zoo: one script decides rate, budget and replay of a request, and charges it.
+
+    admission = await gate.admit(...)      # charged, and durable, before anything is computed
+    answer = compute()
+    await gate.settle(admission, answer)   # before the answer leaves
+    await gate.refund(admission)           # instead, when it ends in anything but an answer
+
+A granted request leaves a mark. Under the same idempotency key the same request gets the same answer for 24 hours and is not
+charged again, also when the process that charged it died: its mark is a lease, and who comes after it computes in its place.
+Only the newest turn may settle or refund, once.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from redis.asyncio import Redis
+
+from metering import keyring
+from metering.scripts import MICROSECONDS, Scripts, store_errors
+
+REPLAY_SECONDS = 24 * 3600.0
+LEASE_SECONDS = 65.0  # the longest that a request may run, and 5 s
+LARGEST_ANSWER = 256 * 1024  # bytes kept for replay
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A key's limits as they stand, in images and seconds; None where there is no limit."""
+
+    burst: int | None = None
+    burst_left: int | None = None
+    burst_reset: float | None = None  # until the whole burst is there again
+    rate: float | None = None  # images a second
+    budget: int | None = None
+    budget_left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that may be answered.
+
+    charged: computed and paid for now. resumed: paid for before by a process that did not finish it. replayed: `answer`
+    holds what was answered before. `cost` is what was charged when it was charged.
+    """
+
+    kind: Literal["charged", "resumed", "replayed"]
+    charge: str
+    cost: int
+    answer: bytes | None
+    limits: Limits
+    key_id: str
+    model: str
+    mark: str  # Redis key of the request's mark
+    turn: int  # counts the processes that computed it
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a key's audit stream. The charge's images were taken from the budget, or given back to it."""
+
+    id: str  # place in the stream; ids grow
+    kind: Literal["charge", "refund"]
+    key_id: str
+    charge: str
+    model: str
+    images: int
+    time: datetime
+
+
+class Refused(Exception):
+    """The request was refused whole; nothing was charged."""
+
+
+class KeyRevoked(Refused):
+    """The key was revoked, or is unknown."""
+
+
+class ModelForbidden(Refused):
+    """The key may not use this model."""
+
+
+class KeyReused(Refused):
+    """The idempotency key came with another body before."""
+
+
+class InProgress(Refused):
+    """The same request is being computed; after `retry_after` seconds it is taken over."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"still running for up to {retry_after:.1f} s")
+        self.retry_after = retry_after
+
+
+class TakenOver(InProgress):
+    """The lease ended and another process computes or has ended the same request: this answer must not leave."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+
+class BurstExceeded(Refused):
+    """More images than the key may ever send at once: no wait would help."""
+
+    def __init__(self, max_images: int) -> None:
+        super().__init__(f"at most {max_images} images at once")
+        self.max_images = max_images
+
+
+class RateExceeded(Refused):
+    """Too fast: the same request passes after `retry_after` seconds of silence."""
+
+    def __init__(self, retry_after: float, limits: Limits) -> None:
+        super().__init__(f"too fast by {retry_after:.3f} s")
+        self.retry_after = retry_after
+        self.limits = limits
+
+
+class BudgetSpent(Refused):
+    """The key's budget does not hold these images; `left` it does hold."""
+
+    def __init__(self, left: int, limits: Limits) -> None:
+        super().__init__(f"{left} images are left")
+        self.left = left
+        self.limits = limits
+
+
+class Gate:
+    """Admits requests of keys. `lease_seconds` must outlast any request."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: Scripts,
+        *,
+        replay_seconds: float = REPLAY_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._replay = round(replay_seconds * MICROSECONDS)
+        self._lease = round(lease_seconds * MICROSECONDS)
+
+    async def admit(
+        self, key_id: str, *, model: str, images: int, idempotency_key: str | None, digest: str
+    ) -> Admission:
+        """Decide one request of `images` images, whose body has the SHA-256 `digest`, and charge it if it is granted.
+
+        Raises a `Refused`; or `StoreUnavailable`, after which the charge may have happened: the same request under its
+        idempotency key is charged once at most.
+        """
+        if images < 1:
+            raise ValueError(f"{images} images cannot be charged: ask for one at least")
+        charge = secrets.token_hex(16)
+        mark = keyring.mark(key_id, charge if idempotency_key is None else idempotency_key)
+        verdict, *found = await self._scripts.run(
+            "gate_admit",
+            keys=[keyring.record(key_id), mark, keyring.audit(key_id)],
+            args=[model, images, digest, charge, self._lease, self._replay, int(idempotency_key is not None)],
+        )
+        if verdict == b"unknown":
+            raise KeyRevoked("there is no such key")
+        limits, rest = _limits(found[0]), found[1:]
+        match verdict.decode():
+            case "charged" | "resumed" as kind:
+                charge, cost, turn = rest[0].decode(), int(rest[1]), int(rest[2])
+                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn)
+            case "replayed":
+                return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
+            case "revoked":
+                raise KeyRevoked("the key was revoked")
+            case "reused":
+                raise KeyReused("the idempotency key came with another request before")
+            case "running":
+                raise InProgress(int(rest[0]) / MICROSECONDS)
+            case "forbidden":
+                raise ModelForbidden(f"the key may not use {model}")
+            case "large":
+                raise BurstExceeded(limits.burst or 0)
+            case "spent":
+                raise BudgetSpent(limits.budget_left or 0, limits)
+            case "fast":
+                raise RateExceeded(int(rest[0]) / MICROSECONDS, limits)
+            case other:
+                raise AssertionError(f"gate_admit answered {other!r}")
+
+    async def settle(self, admission: Admission, answer: bytes) -> None:
+        """End the request with an answer, which is kept for replay up to `LARGEST_ANSWER` bytes; call before it leaves.
+
+        Raises `TakenOver` or `StoreUnavailable`: the answer must not leave.
+        """
+        kept = answer if len(answer) <= LARGEST_ANSWER else b""
+        if admission.kind != "replayed" and not await self._end("answered", admission, kept):
+            raise TakenOver
+
+    async def refund(self, admission: Admission) -> None:
+        """End the request without an answer: its images go back to the budget, unless another process has taken it over
+        or it was answered before. May be called again after `StoreUnavailable`: images are given back once.
+        """
+        if admission.kind != "replayed":
+            await self._end("refunded", admission, b"")
+
+    async def audit(self, key_id: str, *, after: str | None = None, limit: int = 1000) -> list[Entry]:
+        """Up to `limit` charges and refunds of a key, oldest first, from behind the entry `after`."""
+        start = "-" if after is None else f"({after}"
+        with store_errors():
+            found = await self._redis.xrange(keyring.audit(key_id), start, "+", count=limit)
+        return [
+            Entry(
+                id=entry.decode(),
+                kind=fields[b"kind"].decode(),
+                key_id=key_id,
+                charge=fields[b"charge"].decode(),
+                model=fields[b"model"].decode(),
+                images=int(fields[b"images"]),
+                time=datetime.fromtimestamp(int(fields[b"at"]) / MICROSECONDS, UTC),
+            )
+            for entry, fields in found
+        ]
+
+    async def _end(self, outcome: str, admission: Admission, answer: bytes) -> bool:
+        key_id = admission.key_id
+        ended = await self._scripts.run(
+            "gate_settle",
+            keys=[keyring.record(key_id), admission.mark, keyring.audit(key_id)],
+            args=[outcome, admission.charge, admission.turn, admission.model, answer],
+        )
+        return bool(ended)
+
+
+def _limits(state: list[bytes]) -> Limits:
+    """From the script's (burst, burst left, microseconds until full, rate, budget, budget left), empty where unlimited."""
+    burst, burst_left, reset, rate, budget, budget_left = (float(value) if value else None for value in state)
+    return Limits(
+        burst=_whole(burst),
+        burst_left=_whole(burst_left),
+        burst_reset=None if reset is None else reset / MICROSECONDS,
+        rate=rate,
+        budget=_whole(budget),
+        budget_left=_whole(budget_left),
+    )
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
