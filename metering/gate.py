@@ -13,7 +13,7 @@ Only the newest turn may settle or refund, once.
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
@@ -205,7 +205,7 @@ class Gate:
         """Up to `limit` charges and refunds of a key, oldest first, from behind the entry `after`."""
         start = "-" if after is None else f"({after}"
         with store_errors():
-            found = await self._redis.xrange(keyring.audit(key_id), start, "+", count=limit)
+            found: Any = await self._redis.xrange(keyring.audit(key_id), start, "+", count=limit)
         return [
             Entry(
                 id=entry.decode(),

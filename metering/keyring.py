@@ -21,7 +21,6 @@ ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SECRET_LENGTH = 43  # base62 digits that hold 256 bits
 ID_LENGTH = 12
 SECRET = re.compile(rf"mz_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}}")
-_Field = bytes | bytearray | memoryview | str | int | float  # what redis-py takes
 INDEX = "mz:zoo:keys"  # set: every key id
 FULL_REQUEST = 1024  # images; a burst that is not stated holds at least this many
 
@@ -61,7 +60,7 @@ class Keyring:
             burst = None
         elif burst is None:
             burst = max(math.ceil(request.images_per_second), FULL_REQUEST)
-        fields: dict[_Field, _Field] = {
+        fields = {
             "name": request.name,
             "secret": sha256(shown.encode()).hexdigest(),
             "budget": _text(request.budget),
