@@ -115,8 +115,10 @@ def current() -> str:
     from meta_server.app import create_app as create_server
     from meta_server.settings import Settings as ServerSettings
 
-    server = create_server(ServerSettings.model_construct())
-    zoo = create_zoo(ZooSettings.model_construct())
+    redis = "redis://nothing.is.connected.to"
+    secret = "0" * 16
+    server = create_server(ServerSettings(redis_url=redis, artifacts=".", secret_key=secret, api_key=secret))
+    zoo = create_zoo(ZooSettings(redis_url=redis, admin_key=secret))
     return reference({"Meta server": server.openapi(), "API zoo": zoo.openapi()})
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from client import JobStatus, Metazoo
-from client.errors import Conflict, InvalidRequest
+from client.errors import Conflict, InvalidRequest, JobFailed
 from contracts.jobs import Job
 from dfml.datasets import open_dataset
 
@@ -152,15 +152,13 @@ def test_a_job_with_faults_is_refused_whole(up, metazoo: Metazoo) -> None:
 
 
 def test_an_address_that_is_not_allowed_is_never_called(metazoo: Metazoo) -> None:
-    from client.errors import JobFailed
-
     job = metazoo.jobs.create({"apis": [{"url": "http://127.0.0.1:9/v2/models/m"}], "budget": {"queries": 10}})
     with pytest.raises(JobFailed) as caught:
         metazoo.jobs.wait(job.id, timeout=60)
     assert caught.value.code == "too_few_apis"
     (api,) = metazoo.jobs.retrieve(job.id).progress.per_api.values()
     assert api.state == "dropped"
-    assert "not allowed" in str(api.reason)
+    assert "METAZOO_ALLOW" in str(api.reason)
     assert metazoo.jobs.retrieve(job.id).budget.confirmed == 0
 
 
