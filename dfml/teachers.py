@@ -1,6 +1,12 @@
-"""Teachers: what answers images with probabilities, and counts how often it was asked."""
+"""Teachers: what answers images with probabilities, and counts how often it was asked.
+
+What a method needs is in its types: `Teacher` is a black box, `WhiteBoxTeacher` one whose host publishes the weights.
+"""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -8,9 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from contracts.zoo import Manifest, TeacherEntry
-from dfml.nets import Classifier, build_classifier, load_weights
+from dfml.nets import Classifier, build_classifier, load_weights, weights
 
 CHUNK = 64
 """Images at once: on a CPU core the activations of 64 still fit the cache, those of 512 run 1.5 times slower."""
@@ -40,10 +47,50 @@ class Teacher(Protocol):
         """uint8, or float in [0, 1], (n, 3, h, w) -> probabilities float32 (n, ways)."""
 
 
-class ModuleTeacher:
-    """A teacher from a module in this process that gives logits.
+@dataclass(frozen=True)
+class BatchStatistics:
+    """What one batch norm met in a batch, and what it met in training: four tensors (channels,).
 
-    Each image is answered by itself: batch norm uses its running statistics.
+    `mean` and `variance` (biased) are of the batch, differentiable to the pixels; the others are the running statistics.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    running_mean: Tensor
+    running_variance: Tensor
+
+
+@runtime_checkable
+class WhiteBoxTeacher(Teacher, Protocol):
+    """A teacher whose weights are at hand: also gradients to the pixels, and what its batch norms remember."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images must be for `logits` and `inspect`."""
+
+    @property
+    def forward_passes(self) -> int:
+        """Images that went through it, `predict` included."""
+
+    @property
+    def backward_passes(self) -> int:
+        """Images whose pixels got a gradient from it."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float (n, 3, h, w) on `device`, meant to be in [0, 1] -> logits (n, ways), differentiable to the pixels."""
+
+    def inspect(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+        """Like `logits`, and the statistics of every batch norm, in the order they are met; empty where there is none."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of its tensors, named as in the files of a zoo: `blocks.0.conv.weight`, …, `head.weight`."""
+
+
+class ModuleTeacher:
+    """A teacher from a module in this process that gives logits: a `WhiteBoxTeacher`.
+
+    Each image is answered by itself: batch norm uses its running statistics. The module is never changed, and its
+    parameters get no gradients.
     """
 
     def __init__(
@@ -52,8 +99,10 @@ class ModuleTeacher:
         self.ways = ways
         self.input_shape = input_shape
         self.queries = 0
+        self.forward_passes = 0
+        self.backward_passes = 0
         self.module = module.to(device).eval()
-        self._device = torch.device(device)
+        self.device = torch.device(device)
 
     def predict(self, images: Tensor) -> Tensor:
         """uint8, or float in [0, 1], (n, 3, h, w) -> probabilities float32 (n, ways), on the CPU.
@@ -62,10 +111,56 @@ class ModuleTeacher:
         """
         check_images(images, self.input_shape)
         self.queries += len(images)
+        self.forward_passes += len(images)
         with torch.inference_mode():
             chunks = torch.split(images, CHUNK)
-            answers = torch.cat([self.module(chunk.to(self._device)).softmax(-1).float().cpu() for chunk in chunks])
+            answers = torch.cat([self.module(chunk.to(self.device)).softmax(-1).float().cpu() for chunk in chunks])
         return answers.clone()  # a plain tensor, outside inference mode
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float (n, 3, h, w) on `device` -> logits (n, ways), differentiable to the pixels. Not a query.
+
+        Values outside [0, 1] are let through: an optimiser may step there. Raises ValueError on another shape or type.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape or not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}: send float (n, {', '.join(map(str, self.input_shape))})"
+            )
+        self.forward_passes += len(images)
+        if images.requires_grad:
+            images = images.view_as(images)  # a node of our own: the hook goes with the graph
+            images.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        fixed = {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        logits: Tensor = functional_call(self.module, fixed, (images,))
+        return logits
+
+    def inspect(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+        """Like `logits`, and the statistics of every batch norm in the order they are met."""
+        met: list[BatchStatistics] = []
+        norms = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
+        hooks = [norm.register_forward_pre_hook(partial(_observe, met)) for norm in norms]
+        try:
+            return self.logits(images), met
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of its tensors, named as in the files of a zoo. Raises TypeError where the module is no `Classifier`."""
+        if not isinstance(self.module, Classifier):
+            raise TypeError(
+                f"a {type(self.module).__name__} has no layout of weights that others know: give a Classifier"
+            )
+        return weights(self.module)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_passes += len(gradient)
+
+
+def _observe(met: list[BatchStatistics], norm: nn.Module, inputs: Sequence[Tensor]) -> None:
+    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        met.append(BatchStatistics(mean, variance, norm.running_mean, norm.running_var))
 
 
 def check_images(images: Tensor, input_shape: tuple[int, int, int]) -> None:
