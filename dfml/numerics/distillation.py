@@ -88,3 +88,17 @@ def relational(features: Tensor, target: Tensor, weight: Tensor | None) -> Tenso
     middle = (weights * wanted).sum() / total
     variance = (weights * (wanted - middle).square()).sum() / total
     return (weights * (got - wanted).square()).sum() / total / variance.clamp_min(1e-3)
+
+
+def divergence(probabilities: Tensor, logits: Tensor) -> Tensor:
+    """Mean over images of KL(p || softmax(logits)): knowledge distillation from a teacher's probabilities, both (n, ways)."""
+    return F.kl_div(logits.log_softmax(-1), probabilities, reduction="batchmean")
+
+
+def divergence_as_released(probabilities: Tensor, logits: Tensor) -> Tensor:
+    """What the released code of BiDf-MKD, FREE and TGR computes instead: `kl_div` of softmax outputs, mean over all entries.
+
+    `kl_div` expects logarithms. Its gradient here is that of `-mean(p * softmax(logits))`, least at a one-hot answer: what the
+    teacher knows about the other classes is lost. For ablations.
+    """
+    return (torch.xlogy(probabilities, probabilities) - probabilities * logits.softmax(-1)).mean()

@@ -7,6 +7,8 @@ from torch import Tensor
 from dfml.numerics.distillation import (
     centre_by_group,
     cosines,
+    divergence,
+    divergence_as_released,
     log_probabilities,
     masked_mean_square,
     relational,
@@ -121,3 +123,23 @@ def test_pairs_that_share_no_answer_do_not_count() -> None:
 
 def test_alike_answers_throughout_give_no_infinite_loss() -> None:
     assert math.isfinite(relational(torch.randn(5, 3), torch.ones(5, 5), None).item())
+
+
+def test_divergence_by_hand_and_where_it_is_least() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    logits = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    expected = (p * (p.log() - logits.log_softmax(-1))).sum() / 2
+    assert divergence(p, logits).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert divergence(p, p.log()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_released_divergence_loses_what_the_teacher_knows() -> None:
+    """Its slope is that of -mean(p * softmax): at the teacher's own answer it still pushes, towards one-hot."""
+    p = torch.tensor([[0.5, 0.3, 0.2]])
+    logits = p.log().requires_grad_()
+    (slope,) = torch.autograd.grad(divergence_as_released(p, logits), [logits])
+    (expected,) = torch.autograd.grad(-(p * logits.softmax(-1)).mean(), [logits])
+    assert torch.allclose(slope, expected)
+    assert slope[0, 0] < -1e-3
+    (right,) = torch.autograd.grad(divergence(p, logits), [logits])
+    assert torch.allclose(right, torch.zeros(1, 3), atol=1e-6)
