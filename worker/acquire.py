@@ -51,7 +51,7 @@ async def _check_evaluation(context: Context, job: StoredJob, evaluation: Evalua
         await watch.sleep(1.0)
         waited += 1.0
     if fault := await context.learners.fault(evaluation):
-        raise JobFault("dataset_missing", fault, param="evaluation")
+        raise JobFault(fault)
 
 
 async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) -> None:

@@ -12,12 +12,11 @@ from metering.leases import AttemptsExhausted
 
 
 class JobFault(Exception):
-    """The job cannot go on. `code` and the message become its error; `param` is the field at fault."""
+    """The job cannot go on, and `error` says why."""
 
-    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.param = param
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 CODES: dict[type[Exception], str] = {
@@ -31,7 +30,7 @@ CODES: dict[type[Exception], str] = {
 def job_error(error: Exception) -> JobError:
     """The error of a job that `error` ended."""
     if isinstance(error, JobFault):
-        return JobError(code=error.code, message=str(error), param=error.param)
+        return error.error
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return JobError(code="disk_full", message="the artefact store is full: make room and submit the job again")
     for kind, code in CODES.items():

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
-from contracts.jobs import Phase
+from contracts.jobs import JobError, Phase
 from contracts.meta_models import Evaluation, MetaModel, Score
 from dfml import io, tasks
 from dfml.datasets import Dataset, DatasetMissing, open_dataset
@@ -35,7 +35,7 @@ from metering.records import MoveRefused
 from worker.context import Context
 from worker.failures import JobFault
 from worker.queries import plan_of, queries_of
-from worker.watch import Stopped, Watch, Why
+from worker.watch import Stopped, Watch, Why, end
 
 REPORT_EVERY = 1.0  # seconds
 
@@ -45,7 +45,7 @@ Shape = tuple[int, int, int]
 async def learn(context: Context, job: StoredJob, watch: Watch) -> None:
     """Train, evaluate, publish. Raises `JobFault` when the data set is missing or the evaluation does not fit it."""
     if job.input_shape is None:
-        raise JobFault("no_answers", "no API answered anything: see the job's events")
+        raise _fault("no_answers", "no API answered anything: see the job's events")
     dataset = await asyncio.to_thread(_dataset, context.data, job.request.evaluation, job.input_shape)
     backbone, metrics = await _trained(context, job, job.input_shape, watch)
     score, random_score = await _evaluated(context, job, backbone, dataset, watch)
@@ -61,14 +61,14 @@ def _dataset(root: Path | None, evaluation: Evaluation | None, shape: Shape) -> 
         images = dataset.images(evaluation.split)
         tasks.sample(evaluation, classes=images.shape[0], per_class=images.shape[1])
     except DatasetMissing as error:
-        raise JobFault("dataset_missing", str(error), param="evaluation.dataset") from error
+        raise _fault("dataset_missing", str(error), param="evaluation.dataset") from error
     except ValueError as error:
-        raise JobFault("evaluation_unfit", str(error), param="evaluation") from error
+        raise _fault("evaluation_unfit", str(error), param="evaluation") from error
     if tuple(images.shape[2:]) != shape:
         message = (
             f"{dataset.name} has images of {tuple(images.shape[2:])}, the APIs take {shape}: choose another data set"
         )
-        raise JobFault("evaluation_unfit", message, param="evaluation.dataset")
+        raise _fault("evaluation_unfit", message, param="evaluation.dataset")
     return dataset
 
 
@@ -96,7 +96,7 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
         try:
             backbone, metrics = await asyncio.to_thread(train)
         except ValueError as error:  # too few answers to learn from
-            raise JobFault("too_few_answers", str(error), param="budget.queries") from error
+            raise _fault("too_few_answers", str(error), param="budget.queries") from error
     path = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}.safetensors"
     await asyncio.to_thread(context.artifacts.write, path, to_safetensors(weights(backbone)))
     await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
@@ -256,8 +256,11 @@ async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) 
         yield report
         await tell()
     finally:
-        teller.cancel()
-        await asyncio.wait({teller})
+        await end(teller)
+
+
+def _fault(code: str, message: str, param: str | None = None) -> JobFault:
+    return JobFault(JobError(code=code, message=message, param=param))
 
 
 def _device() -> str:

@@ -165,7 +165,8 @@ class RemoteTeacher:
             attempt += 1
             if wait > LONGEST_HINT or time.monotonic() - failing_since > self.patience:
                 await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
-                raise Enough(f"it did not answer for {self.patience:.0f} s: {_named(refused)}") from refused
+                why = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
+                raise Enough(f"it {why} for {max(wait, self.patience):.0f} s: {_named(refused)}") from refused
             try:
                 await self.watch.sleep(wait * (1 + random() / 4))
             except Stopped as stopped:

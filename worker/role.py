@@ -27,9 +27,10 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
         try:
             lease = await context.store.take(job_id, role, context.holder)
         except AttemptsExhausted as error:
-            lease = None
             await context.store.fail(job_id, job_error(error))
-        if lease is not None:
+        else:
+            if lease is None:
+                return  # whoever holds it sees to what follows
             await _under(lease, context, job_id, role, work)
     await context.advance(job_id)
 
@@ -52,7 +53,7 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                 raise
             except Exception as error:
                 if isinstance(error, JobFault):
-                    log.info("job_failed", code=error.code)
+                    log.info("job_failed", code=error.error.code)
                 else:
                     log.exception("task_failed")
                 await context.store.fail(job_id, job_error(error), lease=lease)

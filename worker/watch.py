@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from contracts.jobs import JobStatus
+from contracts.problems import ProblemError
 from metering.leases import SECONDS, Lease, LeaseLost
 from metering.scripts import StoreUnavailable
 from worker.context import Context
@@ -69,9 +70,7 @@ class Watch:
             return await task
         finally:
             stop.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
+            await end(task)
 
     async def keep(self) -> None:
         """Look at the job and renew the lease, until one of them says stop."""
@@ -87,6 +86,8 @@ class Watch:
                     renewed = asked
                 if await self._context.store.status(self._job_id) != JobStatus.RUNNING:
                     return self._say(Why.ENDED)
+            except ProblemError:  # there is no such job any more
+                return self._say(Why.ENDED)
             except LeaseLost:
                 return self._say(Why.LOST)
             except StoreUnavailable:
@@ -98,6 +99,16 @@ class Watch:
     def _say(self, why: Why) -> None:
         self._why = why
         self._stop.set()
+
+
+async def end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait until it has ended.
+
+    Once is not enough: `asyncio.wait_for`, which redis-py uses for every command, can swallow a cancellation before Python 3.12.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 @asynccontextmanager
@@ -112,6 +123,5 @@ async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator
         orderly = stopped.why is Why.SHUTDOWN
         raise
     finally:
-        keeper.cancel()
-        await asyncio.wait({keeper})
+        await end(keeper)
         await context.store.leases.release(lease, orderly=orderly)

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from contracts.jobs import JobError
 from contracts.meta_models import Evaluation
 from meta_server.store import keys
 from metering.scripts import store_errors
@@ -22,16 +23,17 @@ class Announcement:
     classes: Mapping[str, Mapping[str, int]]
     missing: Mapping[str, str]
 
-    def fault(self, evaluation: Evaluation) -> str | None:
+    def fault(self, evaluation: Evaluation) -> JobError | None:
         """Why this learner cannot do the evaluation; None when it can."""
         name, split = evaluation.dataset, evaluation.split
-        if name in self.missing:
-            return self.missing[name]
         if name not in self.classes:
-            return f"data set {name} is unknown: there are {', '.join(sorted([*self.classes, *self.missing]))}"
+            known = ", ".join(sorted([*self.classes, *self.missing]))
+            message = self.missing.get(name, f"data set {name} is unknown: there are {known}")
+            return JobError(code="dataset_missing", message=message, param="evaluation.dataset")
         there = self.classes[name].get(split, 0)
         if there < evaluation.ways:
-            return f"{evaluation.ways} ways were asked for, and {split} of {name} has {there} classes"
+            message = f"{evaluation.ways} ways were asked for, and {split} of {name} has {there} classes"
+            return JobError(code="evaluation_unfit", message=message, param="evaluation.ways")
         return None
 
 
@@ -66,7 +68,7 @@ class Learners:
             if name not in gone
         ]
 
-    async def fault(self, evaluation: Evaluation) -> str | None:
+    async def fault(self, evaluation: Evaluation) -> JobError | None:
         """Why no learner can do the evaluation; None when one can, or when none is known. Raises `StoreUnavailable`."""
         faults = [announcement.fault(evaluation) for announcement in await self.announcements()]
         return faults[0] if faults and None not in faults else None

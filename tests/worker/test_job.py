@@ -64,6 +64,25 @@ async def test_a_duplicate_finds_the_lease_taken(world: Any, api: Any) -> None:
     assert one.charged == 100
 
 
+async def test_a_learners_message_delivered_twice_is_not_passed_on(world: Any, api: Any) -> None:
+    job = await world.submit(api(), queries=32)
+    await world.acquire_all(job)
+    lease = await world.store.take(job.id, LEARN, "another worker")
+    sent = list(world.queue.sent)
+    assert (await world.learn(job.id)).status == JobStatus.RUNNING
+    assert world.queue.sent == sent
+    await world.store.leases.release(lease)
+
+
+async def test_a_task_that_dies_again_and_again_fails_the_job(world: Any, api: Any) -> None:
+    job = await world.submit(api(), queries=32)
+    await world.acquire_all(job)
+    for _ in range(3):
+        await world.store.leases.release(await world.store.take(job.id, LEARN, "died"))
+    told = await world.learn(job.id)
+    assert (told.status, told.error.code) == (JobStatus.FAILED, "attempts_exhausted")
+
+
 async def test_a_rate_limit_is_waited_for_and_costs_nothing(world: Any, api: Any, problem: Any) -> None:
     def refuse(_: httpx.Request, count: int) -> httpx.Response | None:
         return problem(429, headers={"Retry-After": "0"}) if count % 2 else None
@@ -195,14 +214,14 @@ async def test_later_faults_keep_what_was_given(world: Any, api: Any) -> None:
 
 
 async def test_a_data_set_that_no_learner_has_spends_nothing(world: Any, api: Any) -> None:
-    for evaluation, words in (
-        ({"dataset": "cifar-fs"}, "looked in /data"),
-        ({"dataset": "birds"}, "unknown"),
-        ({"dataset": "glyphs", "ways": 31}, "30 classes"),
+    for evaluation, code, words in (
+        ({"dataset": "cifar-fs"}, "dataset_missing", "looked in /data"),
+        ({"dataset": "birds"}, "dataset_missing", "unknown"),
+        ({"dataset": "glyphs", "ways": 31}, "evaluation_unfit", "30 classes"),
     ):
         told = await world.acquire_all(await world.submit(api(), queries=100, evaluation=evaluation))
         assert told.status == JobStatus.FAILED
-        assert told.error.code == "dataset_missing"
+        assert told.error.code == code
         assert words in told.error.message
         assert world.apis["api0.test"].charged == 0
 

@@ -18,10 +18,14 @@ async def test_one_learner_that_can_is_enough(redis: Redis) -> None:
     learners = Learners(redis)
     assert await learners.fault(CIFAR) is None  # nobody is known: nobody says no
     await learners.announce("one", HAS_NOT)
-    assert await learners.fault(CIFAR) == "Looked in: /data"
+    fault = await learners.fault(CIFAR)
+    assert fault is not None
+    assert (fault.code, fault.message) == ("dataset_missing", "Looked in: /data")
     await learners.announce("two", HAS)
     assert await learners.fault(CIFAR) is None
-    assert "16 classes" in (HAS.fault(Evaluation(dataset="cifar-fs", ways=17)) or "")
+    fault = HAS.fault(Evaluation(dataset="cifar-fs", ways=17))
+    assert fault is not None
+    assert (fault.code, fault.param) == ("evaluation_unfit", "evaluation.ways")
 
 
 async def test_a_learner_not_heard_of_is_forgotten(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
