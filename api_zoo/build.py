@@ -7,10 +7,12 @@ same files. The manifest is written last; until then finished teachers wait besi
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -50,6 +52,11 @@ class BuildPlan:
         """Of a teacher's number in its file name."""
         return max(2, len(str(self.teachers - 1)))
 
+    @property
+    def flips(self) -> bool:
+        """Whether training may mirror images; a mirrored glyph may be another one."""
+        return self.dataset != "glyphs"
+
     def classes(self, number: int, names: tuple[str, ...]) -> list[str]:
         """The classes of teacher `number`, drawn from the data set's without repetition, in random order."""
         return Random(f"{self.seed}/{number}").sample(names, self.ways)
@@ -72,9 +79,10 @@ def build(plan: BuildPlan, folder: Path, data: Path | None, *, processes: int, o
         return read_manifest(folder)
     missing = [number for number in range(plan.teachers) if _finished(folder, number) is None]
     done = plan.teachers - len(missing)
-    for entry in _train_all(plan, folder, data, missing, processes):
-        done += 1
-        on_teacher(done, plan.teachers, entry)
+    with closing(_train_all(plan, folder, data, missing, processes)) as trained:
+        for entry in trained:
+            done += 1
+            on_teacher(done, plan.teachers, entry)
     return _write_manifest(plan, folder)
 
 
@@ -97,10 +105,11 @@ def _claim(plan: BuildPlan, folder: Path) -> None:
 
 def _train_all(
     plan: BuildPlan, folder: Path, data: Path | None, numbers: list[int], processes: int
-) -> Iterator[TeacherEntry]:
+) -> Generator[TeacherEntry]:
     if not numbers:
         return
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(min(processes, len(numbers)), mp_context=spawn, initializer=_start_trainer) as pool:
         running: set[Future[TeacherEntry]] = {pool.submit(train_one, plan, folder, data, number) for number in numbers}
         try:
@@ -108,14 +117,18 @@ def _train_all(
                 finished, running = wait(running, return_when="FIRST_COMPLETED")
                 for future in finished:
                     yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # do not wait for teachers under way: what is written is whole
+            pool.shutdown(wait=False, cancel_futures=True)
+            for trainer in set(multiprocessing.active_children()) - set(others):
+                trainer.terminate()
+            raise
 
 
 def _start_trainer() -> None:
     """In a new process: one thread, as many processes as cores being asked for; it also keeps the weights the same
     wherever they are trained. And an end when the builder dies, even if it is killed.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the builder's to handle
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_builder, daemon=True).start()
 
@@ -145,7 +158,7 @@ def train_one(plan: BuildPlan, folder: Path, data: Path | None, number: int) -> 
         config=BackboneConfig.model_validate({"backbone": "conv4", "width": plan.width}),
         seed=plan.seed * 100_003 + number,
         epochs=plan.epochs,
-        flip=plan.dataset != "glyphs",  # a mirrored glyph may be another one
+        flip=plan.flips,
     )
     held = save(weights(classifier))
     entry = TeacherEntry(
@@ -184,7 +197,8 @@ def _write_manifest(plan: BuildPlan, folder: Path) -> Manifest:
         input=(3, 32, 32),  # of every data set that teachers can be made from
         normalise=STUDENT,
         seed=plan.seed,
-        training=f"{plan.ways} random classes each, flip and shift augmentation, AdamW one-cycle; accuracy on a held-out fifth",
+        training=f"{plan.ways} random classes each, {'flip and ' if plan.flips else ''}shift augmentation, "
+        "AdamW one-cycle; accuracy on a held-out fifth",
         teachers=[entry for entry in entries if entry is not None],
     )
     _write(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
