@@ -54,5 +54,195 @@ class PqdOptions(Input):
         return self
 
 
+class FreeOptions(Input):
+    """FREE (Hu et al. 2024): a meta-generator inverts each teacher in five steps, aligned distillation, replay. White-box.
+
+    Defaults are those of the released code, except where `docs/methods/free.md` says why not. They are meant for a GPU: on a
+    CPU give fewer epochs and a narrower generator.
+    """
+
+    name: Literal["free"] = Field("free", description="The method.")
+    epochs: int = Field(999, ge=1, le=1_000_000, description="Rounds of recovering, aligning and replaying.")
+    warm_up: int = Field(20, ge=0, description="First epochs, in which the generator learns alone and nothing is kept.")
+    teachers: int = Field(4, ge=1, le=1000, description="Teachers drawn each epoch; all of them, if there are fewer.")
+    images_per_class: int = Field(20, ge=2, le=1000, description="Images recovered of each class of a teacher at once.")
+    latent: int = Field(256, ge=1, le=4096, description="Noise numbers that the generator makes an image from.")
+    generator_width: int = Field(64, ge=1, le=512, description="Channels of the generator's last hidden layer.")
+    conditional: bool = Field(True, description="The generator is told the class. The released one is not.")
+    generator_steps: int = Field(5, ge=1, le=10_000, description="Steps in which it is adapted to a teacher.")
+    generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate in these steps.")
+    latent_rate: float = Field(1e-3, ge=0, le=1, description="Adam's rate for the noise, in the same steps.")
+    meta_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the meta-generator.")
+    meta_gradient: Literal["last", "all"] = Field(
+        "last",
+        description="Which steps' gradients the meta-generator learns from: FREE's last, or all as in its parent.",
+    )
+    batch_norm: float = Field(
+        1.0, ge=0, le=1000, description="Weight of the batch-norm statistics, where there are any."
+    )
+    adversarial: float = Field(1.0, ge=0, le=1000, description="Weight of disagreement with the meta-model.")
+    memory: int = Field(400, ge=2, le=100_000, description="Recovered images kept of each class.")
+    align_rate: float = Field(1e-3, gt=0, le=1, description="Rate of the walk over the teachers.")
+    align_by: Literal["adam", "sgd"] = Field(
+        "adam", description="What walks: the theory has sgd, the released code adam."
+    )
+    align_scale: float = Field(67.0, ge=0, description="Displacement to gradient; 0 leaves the alignment out.")
+    divergence: Literal["kl", "released"] = Field(
+        "kl", description="Distillation loss; `released` repeats the fault of the published code, for ablations."
+    )
+    ways: int = Field(5, ge=2, le=100, description="Classes of a replayed task.")
+    shots: int = Field(5, ge=1, le=100, description="Support images a class of a replayed task.")
+    queries: int = Field(15, ge=1, le=1000, description="Query images a class of a replayed task.")
+    replay_tasks: int = Field(10, ge=1, le=1000, description="Replayed tasks an update.")
+    patience: int = Field(10, ge=0, description="Replay ends after so many updates without a better accuracy; 0: none.")
+    replay_updates: int | None = Field(None, ge=1, description="Most replay updates an epoch. Default: patience alone.")
+    inner_steps: int = Field(5, ge=1, le=1000, description="MAML's steps on the support.")
+    inner_rate: float = Field(0.01, gt=0, le=10, description="MAML's rate on the support.")
+    outer_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the meta-model.")
+    second_order: bool = Field(True, description="Differentiate through the inner steps; false: first-order MAML.")
+
+    @model_validator(mode="after")
+    def _tasks_fit_in_what_is_kept(self) -> "FreeOptions":
+        if self.shots + self.queries > min(self.images_per_class, self.memory):
+            refuse("FreeOptions", [(("images_per_class",), "give at least shots + queries, and a memory for as many")])
+        if self.warm_up >= self.epochs:
+            refuse("FreeOptions", [(("warm_up",), "give fewer than epochs: after it the meta-model begins to learn")])
+        return self
+
+
+class PurerOptions(Input):
+    """PURER (Hu et al. 2023): an episode curriculum of pseudo images that are inverted while the meta-model learns. White-box.
+
+    Defaults are those of the released code for 5 shots, except where `docs/methods/purer.md` says why not. They are meant for a
+    GPU: on a CPU give fewer updates and images.
+    """
+
+    name: Literal["purer"] = Field("purer", description="The method.")
+    updates: int = Field(60_000, ge=1, le=10_000_000, description="Updates of the meta-model.")
+    images_per_class: int = Field(20, ge=2, le=1000, description="Pseudo images of each class of each teacher.")
+    teachers: int | None = Field(None, ge=1, description="Teachers drawn for each update. Default: all.")
+    image_rate: float = Field(0.0625, gt=0, le=1, description="Adam's rate for the pixels, which are in [0, 1].")
+    total_variation: float = Field(1e-4, ge=0, description="Weight of the total variation.")
+    batch_norm: float = Field(1e-2, ge=0, description="Weight of the batch-norm statistics, where there are any.")
+    length: float = Field(1e-5, ge=0, description="Weight of the images' Euclidean norm.")
+    adversarial: float = Field(10.0, ge=0, description="Weight of the meta-model's loss, which harder episodes raise.")
+    adversarial_from: int = Field(4000, ge=0, description="First update at which harder episodes may be asked for.")
+    patience: int = Field(6, ge=1, description="They are, after so many updates without a better accuracy.")
+    start: Literal["random", "average"] = Field(
+        "random", description="The meta-model's first weights; `average` of the teachers', which must all be like it."
+    )
+    episodes: int = Field(4, ge=1, le=1000, description="Episodes an update.")
+    ways: int = Field(5, ge=2, le=100, description="Classes of an episode.")
+    shots: int = Field(5, ge=1, le=100, description="Support images a class; the rest of a class's images are queries.")
+    inner_steps: int = Field(1, ge=1, le=1000, description="MAML's steps on the support.")
+    inner_rate: float = Field(0.01, gt=0, le=10, description="MAML's rate on the support.")
+    outer_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the meta-model.")
+    second_order: bool = Field(True, description="Differentiate through the inner steps; false: first-order MAML.")
+
+    @model_validator(mode="after")
+    def _queries_are_left(self) -> "PurerOptions":
+        if self.shots >= self.images_per_class:
+            refuse("PurerOptions", [(("shots",), "give fewer than images_per_class: the rest are the queries")])
+        return self
+
+
+class IcfilOptions(Input):
+    """ICFIL, PURER's calibration at meta-test time. The paper gives none of these values; see `docs/methods/purer.md`."""
+
+    steps: int = Field(10, ge=0, le=1000, description="Fine-tuning steps on the support.")
+    rate: float = Field(0.01, gt=0, le=10, description="Their rate.")
+    images_per_class: int = Field(10, ge=1, le=1000, description="Pseudo images inverted from the adapted network.")
+    inversion_steps: int = Field(50, ge=1, le=10_000, description="Steps of that inversion.")
+    temperature: float = Field(0.1, gt=0, le=100, description="Of the calibration loss, on normalised features.")
+    calibration_steps: int = Field(5, ge=0, le=1000, description="Steps on the calibration loss; 0: fine-tuning alone.")
+    calibration_rate: float = Field(0.01, gt=0, le=10, description="Their rate.")
+
+
+class BidfMkdOptions(Input):
+    """BiDf-MKD (Hu et al. 2023): recover each API's task by zeroth-order gradients, learn the tasks by bi-level distillation.
+
+    The paper's estimator is `directions` 100, `antithetic` off, no `frequencies`, `step` 0.005, `iterations` 200. Every equation
+    is in `docs/methods/bidf_mkd.md`.
+    """
+
+    name: Literal["bidf-mkd"] = Field("bidf-mkd", description="The method.")
+    images_per_class: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Images recovered of a class, for the support set and for the query set each. "
+        "Default: 30, fewer where the budget is tight.",
+    )
+    iterations: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Gradient steps a recovered set. Default: 200, fewer where the budget is tight.",
+    )
+    directions: int = Field(5, ge=1, le=10_000, description="Directions of a gradient estimate.")
+    antithetic: bool = Field(
+        True,
+        description="Both ways along a direction: two queries each. Otherwise one each, and one for the image itself.",
+    )
+    orthogonal: bool = Field(False, description="Directions of an image at right angles to each other.")
+    frequencies: int | None = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Directions made of this many lowest frequencies down and across. Null: of pixels. Images alone.",
+    )
+    step: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Length of a step along a direction. Default: from the precision of the API's answers.",
+    )
+    eight_bit: bool = Field(
+        False, description="Round images to 8 bits before they are asked about, as files of images are."
+    )
+    space: Literal["pixels", "latent"] = Field(
+        "pixels", description="Where gradients are estimated: at the images, or at the noise of an untrained generator."
+    )
+    latent: int = Field(256, ge=1, le=4096, description="Noise numbers of the generator.")
+    generator_width: int = Field(64, ge=4, le=512, description="Channels of the generator.")
+    generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate for generator and noise.")
+    boundary: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weight of the boundary term, which keeps query sets hard for the adapted student.",
+    )
+    boundary_from: int | None = Field(
+        None,
+        ge=0,
+        description="Update from which it counts. Default: after a fifteenth of the updates, as in the paper.",
+    )
+    inner_steps: int = Field(10, ge=1, le=100, description="Steps of the inner loop on a recovered support set.")
+    replay_steps: int = Field(5, ge=1, le=100, description="Steps of the inner loop on a task from the memory.")
+    inner_rate: float = Field(0.01, gt=0, le=10, description="Learning rate of the inner loop.")
+    second_order: bool = Field(True, description="Differentiate through the inner loop's gradients.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate for the meta-model.")
+    updates: int = Field(1000, ge=1, le=1_000_000, description="Updates of the meta-model. The paper's: 60 000.")
+    tasks: int = Field(4, ge=1, le=256, description="Tasks an update.")
+    ways: int = Field(5, ge=2, le=100, description="Classes of a task from the memory.")
+    shots: int = Field(5, ge=1, le=1000, description="Support images a class of a task from the memory, at most.")
+    queries: int = Field(15, ge=1, le=1000, description="Query images a class of a task from the memory, at most.")
+    patience: int = Field(
+        200,
+        ge=1,
+        description="Updates without a better accuracy after which the next API is visited, if its turn has not come before.",
+    )
+    memory: int = Field(120, ge=2, le=100_000, description="Recovered images kept of each class of each API.")
+    released_divergence: bool = Field(
+        False, description="Distil by the faulty divergence of the released code, to measure what it costs."
+    )
+
+    @model_validator(mode="after")
+    def _frequencies_are_of_images(self) -> "BidfMkdOptions":
+        if self.space == "latent" and self.frequencies is not None:
+            refuse("BidfMkdOptions", [(("frequencies",), "noise has no frequencies: set it to null in latent space")])
+        return self
+
+
 MethodOptions = PqdOptions
 METHOD_NAMES: tuple[str, ...] = ("pqd",)

@@ -40,7 +40,7 @@ class TaskMemory:
     def add(self, teacher: int, images: Tensor, labels: Tensor) -> None:
         """Keep images, float in [0, 1] (n, 3, h, w), of the teacher's classes `labels`; the oldest give way."""
         stored = (images.detach() * 255).round().to(torch.uint8)
-        for label in labels.unique().tolist():
+        for label in sorted(set(labels.tolist())):
             new = stored[labels == label]
             held = self._held.get((teacher, label))
             both = new if held is None else torch.cat([held, new])

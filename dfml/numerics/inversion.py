@@ -6,13 +6,15 @@ All norms are Euclidean and not squared, as in PURER's code. `u` are the pixels 
 (x - 0.5) / 0.25, so that their weights keep their meaning while our images stay in [0, 1].
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfml.nets.generator import Generator
 from dfml.teachers import BatchStatistics, WhiteBoxTeacher
 
 
@@ -131,3 +133,66 @@ def invert_images(
 def noise_images(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """Grey plus noise of standard deviation 0.25, what the papers start from, cut to [0, 1]: float (count, *shape)."""
     return (0.5 + 0.25 * torch.randn(count, *shape, generator=generator)).clamp_(0, 1)
+
+
+Gradients = list[Tensor]
+"""One a parameter of a module, in the order of `parameters()`."""
+More = Callable[[Tensor, Tensor], Tensor]
+"""(images that the teacher saw, its logits) -> a scalar that a method adds to the loss."""
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What a copy of a generator found, and the slopes of its parameters that a meta-generator learns from.
+
+    last: at the last forward pass; total: summed over all of them.
+    """
+
+    recovered: Recovered
+    last: Gradients
+    total: Gradients
+
+
+def invert_generator(
+    net: Generator,
+    teacher: WhiteBoxTeacher,
+    labels: Tensor,
+    *,
+    steps: int,
+    generator: torch.Generator,
+    rate: float = 1e-3,
+    latent_rate: float = 1e-3,
+    terms: Terms | None = None,
+    shift: int = 2,
+    flip: bool = True,
+    more: More | None = None,
+) -> Inverted:
+    """Adapt a copy of `net`, and fresh noise, to one teacher: Adam with betas 0.5 and 0.999, as in FREE; `net` stays as it is.
+
+    Of the `steps` forward passes the images with the lowest loss are kept; the parameters move between them, `steps - 1` times.
+    Costs `steps` forward and backward passes an image. labels: int64 (n,).
+    """
+    copied = copy.deepcopy(net).requires_grad_()
+    z = torch.randn(len(labels), net.latent, generator=generator).to(teacher.device).requires_grad_()
+    labels = labels.to(teacher.device)
+    parameters = list(copied.parameters())
+    optimiser = torch.optim.Adam(
+        [{"params": parameters, "lr": rate}, {"params": [z], "lr": latent_rate}], betas=(0.5, 0.999)
+    )
+    best = Recovered(torch.empty(0), labels, float("inf"))
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    last = total
+    for step in range(steps):
+        images = copied(z, None if net.classes is None else labels)
+        moved = roll(images, shift=shift, flip=flip, generator=generator)
+        found = inversion_loss(teacher, moved, labels, terms or Terms())
+        loss = found.total if more is None else found.total + more(moved, found.logits)
+        if loss.item() < best.loss or not step:
+            best = Recovered(images.detach(), labels, loss.item())
+        *last, z.grad = torch.autograd.grad(loss, [*parameters, z])
+        for parameter, slope, summed in zip(parameters, last, total, strict=True):
+            parameter.grad = slope
+            summed += slope
+        if step + 1 < steps:
+            optimiser.step()
+    return Inverted(best, last, total)
