@@ -104,7 +104,8 @@ class Watch:
 async def end(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait until it has ended.
 
-    Once is not enough: `asyncio.wait_for`, which redis-py uses for every command, can swallow a cancellation before Python 3.12.
+    Once is not enough: `asyncio.wait_for`, which redis-py uses for every command, may swallow a cancellation before
+    Python 3.12.
     """
     while not task.done():
         task.cancel()
