@@ -161,8 +161,8 @@ class IcfilOptions(Input):
 class BidfMkdOptions(Input):
     """BiDf-MKD (Hu et al. 2023): recover each API's task by zeroth-order gradients, learn the tasks by bi-level distillation.
 
-    The paper's estimator is `directions` 100, `antithetic` off, no `frequencies`, `step` 0.005, `iterations` 200. Every equation
-    is in `docs/methods/bidf_mkd.md`.
+    The paper's estimator is `directions` 100, `antithetic` off, no `frequencies`, `step` 0.005, `iterations` 200. Every
+    equation is in `docs/methods/bidf_mkd.md`.
     """
 
     name: Literal["bidf-mkd"] = Field("bidf-mkd", description="The method.")
