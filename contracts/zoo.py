@@ -10,11 +10,14 @@ from contracts._base import Input, Name, Record
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Normalisation(Record):
     """What a teacher subtracts and divides by, per channel, after scaling to [0, 1]."""
 
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
 
 class TeacherEntry(Record):

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from contracts.problems import faults
 from metazoo.commands import demo, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
@@ -56,9 +58,14 @@ def root(
 
 
 def main() -> None:
-    """Entry point. A missing optional package becomes one line that says which extra brings it."""
+    """Entry point. A missing package or setting becomes one line that says what to install or set."""
     try:
         app()
+    except ValidationError as error:
+        if error.title != "Settings":
+            raise
+        said = "; ".join(f"{fault.field}: {fault.message}" for fault in faults(list(error.errors())))
+        sys.exit(f"metazoo: the environment is at fault: {said} (docs/operations.md says what each variable is)")
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:

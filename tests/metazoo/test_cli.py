@@ -56,3 +56,15 @@ def test_the_data_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("METAZOO_DATA", "sets")
     cli.root()
     assert os.environ["METAZOO_DATA"] == str(tmp_path / "sets")
+
+
+def test_missing_settings_are_named_in_one_line(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "metazoo", "server"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert all(
+        name in line for name in ("REDIS_URL", "METAZOO_ARTIFACTS", "METAZOO_SECRET_KEY", "METAZOO_SERVER_API_KEY")
+    )
