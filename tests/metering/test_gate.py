@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     @initialize(
-        budget=st.none() | st.integers(0, 60), rate=st.none() | st.sampled_from([1, 8, 100]), burst=st.integers(1, 30)
+        budget=st.none() | st.integers(0, 200), rate=st.none() | st.sampled_from([1, 8, 100]), burst=st.integers(1, 30)
     )
     def start(self, budget: int | None, rate: int | None, burst: int) -> None:
         self.run(self.redis.flushdb())
@@ -218,16 +218,16 @@ class Machine(RuleBasedStateMachine):
     @rule(
         name=st.none() | st.sampled_from(NAMES),
         model=st.sampled_from(["a", "a", *MODELS]),
-        images=st.integers(1, 32),
+        images=st.sampled_from([1, 2, 3, 5, 8, 31]),
         digest=st.sampled_from(["d", "d", "d", "e"]),
-        lost=st.booleans(),
+        lost=st.sampled_from([False, False, True]),
     )
     def send(self, name: str | None, model: str, images: int, digest: str, lost: bool) -> None:
         told = self.run(self.ask(name, model, images, digest))
         self.follow(told, name, model, images, digest, lost=lost)
 
     @precondition(lambda self: self.plain.requests)
-    @rule(data=st.data(), lost=st.booleans())
+    @rule(data=st.data(), lost=st.sampled_from([False, False, True]))
     def send_again(self, data: st.DataObject, lost: bool) -> None:
         names = [name for name, request in self.plain.requests.items() if request.repeatable]
         if names:
@@ -253,9 +253,9 @@ class Machine(RuleBasedStateMachine):
             self.follow(one, name, "a", images, "d")
 
     @precondition(lambda self: self.known)
-    @rule(data=st.data(), answer=st.sampled_from([b"answer", b"other", TOO_LARGE]))
+    @rule(data=st.data(), answer=st.sampled_from([b"answer", TOO_LARGE]))
     def settle(self, data: st.DataObject, answer: bytes) -> None:
-        name, admission = data.draw(st.sampled_from(self.known))
+        name, admission = data.draw(st.sampled_from(self.known[-6:]))
         if admission.kind == "replayed":
             self.run(self.gate.settle(admission, answer))
         elif self.plain.current(name, admission) is None:
@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(data=st.data())
     def refund(self, data: st.DataObject) -> None:
-        name, admission = data.draw(st.sampled_from(self.known))
+        name, admission = data.draw(st.sampled_from(self.known[-6:]))
         self.run(self.gate.refund(admission))
         if admission.kind != "replayed" and self.plain.current(name, admission):
             self.plain.refund(name)
@@ -297,6 +297,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.redis
+@pytest.mark.timeout(400)  # a failure is first made small, for up to 300 s
 def test_the_gate_agrees_with_a_plain_model(redis_url: str) -> None:
     loop = asyncio.new_event_loop()
     Machine.loop, Machine.redis = loop, connect(redis_url)
@@ -304,7 +305,7 @@ def test_the_gate_agrees_with_a_plain_model(redis_url: str) -> None:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
     finally:
@@ -442,6 +443,30 @@ async def test_the_same_key_is_replayed_for_a_day_and_charged_after_it(bench: Be
     await bench.wait(1)
     with pytest.raises(BudgetSpent):
         await bench.ask(key, name="k")
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_no_answer_outlives_its_window(bench: Bench) -> None:
+    key = await bench.key()
+    await bench.gate.settle(await bench.ask(key, name="k"), b"old")
+    await bench.wait(24 * 3600)
+    paid = await bench.ask(key, name="k")
+    assert paid.kind == "charged"
+    await bench.wait(65)  # it died: what was answered for the charge before must not be taken for its answer
+    again = await bench.ask(key, name="k")
+    assert (again.kind, again.charge) == ("resumed", paid.charge)
+    await bench.gate.refund(again)
+    assert (await bench.keyring.usage(key)).spent == 10
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_a_request_without_a_key_leaves_nothing_but_its_charge(bench: Bench) -> None:
+    key = await bench.key()
+    before = set(await bench.redis.keys())
+    await bench.gate.settle(await bench.ask(key), b"answer")
+    assert set(await bench.redis.keys()) - before == {f"mz:zoo:{{{key}}}:audit".encode()}
 
 
 @pytest.mark.redis
