@@ -16,13 +16,18 @@ local budget, spent = tonumber(key[3]), tonumber(key[4])  -- nil where there is 
 local rate, burst = tonumber(key[5]), tonumber(key[6])
 -- GCRA: `arrival` is when the burst is whole again; requests are granted while it is at most a burst ahead of now.
 local interval, arrival  -- microseconds an image; microseconds since the epoch
-if rate then interval, arrival = 1000000 / rate, math.max(tonumber(key[7]), at) end
+if rate then
+  interval = 1000000 / rate
+  -- never further ahead than a whole burst: a clock that was set back must not lock the key for as long
+  arrival = math.min(math.max(tonumber(key[7]), at), at + burst * interval)
+end
+local rounding = 0.5  -- microseconds: today's time leaves a float no finer
 
 local function answer(verdict, ...)
   local limits = {'', '', '', '', '', ''}
   if rate then
     limits[1] = whole(burst)
-    limits[2] = whole(math.max(0, math.floor(burst - (arrival - at) / interval + 1e-6)))
+    limits[2] = whole(math.floor((burst * interval - (arrival - at) + rounding) / interval))
     limits[3] = whole(math.ceil(arrival - at))
     limits[4] = key[5]
   end
@@ -51,7 +56,7 @@ if rate and images > burst then return answer('large') end
 if budget and spent + images > budget then return answer('spent') end
 if rate then
   local wait = arrival + images * interval - burst * interval - at
-  if wait > 0.5 then return answer('fast', whole(math.ceil(wait))) end  -- half a microsecond is rounding
+  if wait > rounding then return answer('fast', whole(math.ceil(wait))) end
   arrival = arrival + images * interval
   redis.call('HSET', record, 'arrival', exact(arrival))
 end

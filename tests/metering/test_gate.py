@@ -564,3 +564,25 @@ async def test_without_redis_nothing_is_granted(unused_redis: Redis) -> None:
     gate = Gate(unused_redis, Scripts(unused_redis))
     with pytest.raises(StoreUnavailable):
         await gate.admit("key", model="a", images=1, idempotency_key=None, digest="d")
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_what_is_said_to_be_left_is_granted(bench: Bench) -> None:
+    key = await bench.key(images_per_second=7, burst=6)  # an interval that no float holds
+    left = (await bench.ask(key, 2)).limits.burst_left
+    assert left == 4
+    assert (await bench.ask(key, left)).limits.burst_left == 0
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_a_clock_that_is_set_back_locks_a_key_for_a_burst_at_most(bench: Bench) -> None:
+    key = await bench.key(images_per_second=10, burst=20)
+    await bench.ask(key, 1)
+    await bench.wait(-3600)
+    with pytest.raises(RateExceeded) as fast:
+        await bench.ask(key, 20)
+    assert fast.value.retry_after <= 2
+    await bench.wait(fast.value.retry_after)
+    await bench.ask(key, 20)
