@@ -18,8 +18,12 @@ local rate, burst = tonumber(key[5]), tonumber(key[6])
 local interval, arrival  -- microseconds an image; microseconds since the epoch
 if rate then
   interval = 1000000 / rate
-  -- never further ahead than a whole burst: a clock that was set back must not lock the key for as long
-  arrival = math.min(math.max(tonumber(key[7]), at), at + burst * interval)
+  arrival = math.max(tonumber(key[7]), at)
+  if arrival > at + burst * interval + 1 then
+    -- the clock was set back: without this, the key would wait for as long as that
+    arrival = at + burst * interval
+    redis.call('HSET', record, 'arrival', exact(arrival))
+  end
 end
 local rounding = 0.5  -- microseconds: today's time leaves a float no finer
 
