@@ -16,7 +16,7 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from contracts.zoo import Manifest, TeacherEntry
+from contracts.zoo import Manifest, Normalisation, TeacherEntry
 from dfml.nets import Classifier, build_classifier, load_weights, weights
 
 CHUNK = 64
@@ -82,6 +82,9 @@ class WhiteBoxTeacher(Teacher, Protocol):
     def inspect(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
         """Like `logits`, and the statistics of every batch norm, in the order they are met; empty where there is none."""
 
+    def normalisation(self) -> Normalisation:
+        """What it subtracts from images in [0, 1], and divides by."""
+
     def weights(self) -> dict[str, Tensor]:
         """Copies of its tensors, named as in the files of a zoo: `blocks.0.conv.weight`, …, `head.weight`."""
 
@@ -145,13 +148,20 @@ class ModuleTeacher:
             for hook in hooks:
                 hook.remove()
 
+    def normalisation(self) -> Normalisation:
+        """What it subtracts and divides by. Raises TypeError where the module is no `Classifier`."""
+        normalise = self._classifier().normalise
+        mean, std = normalise.mean.flatten().tolist(), normalise.std.flatten().tolist()
+        return Normalisation(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+
     def weights(self) -> dict[str, Tensor]:
         """Copies of its tensors, named as in the files of a zoo. Raises TypeError where the module is no `Classifier`."""
+        return weights(self._classifier())
+
+    def _classifier(self) -> Classifier:
         if not isinstance(self.module, Classifier):
-            raise TypeError(
-                f"a {type(self.module).__name__} has no layout of weights that others know: give a Classifier"
-            )
-        return weights(self.module)
+            raise TypeError(f"the layout of a {type(self.module).__name__} is known to nobody else: give a Classifier")
+        return self.module
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backward_passes += len(gradient)

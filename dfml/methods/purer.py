@@ -1,0 +1,243 @@
+"""PURER: architecture, dataset and model-scale agnostic data-free meta-learning (Hu et al., CVPR 2023). White-box.
+
+    min over theta, max over D of  E_tasks in D [ -L_inv(D) + I(Omega) L_outer(task; theta) ]
+
+D are pseudo images of every class of every teacher, all learned at once (ECI, episode curriculum inversion). Each update takes
+one step on D, then one of MAML on episodes drawn from D. When the meta-model stops getting better, the switch Omega lets one
+step on D also raise its loss: harder episodes, exactly when it has learned the old ones.
+
+The third part, ICFIL, works when the meta-model meets a new task: `dfml.icfil`. `docs/methods/purer.md` names the function of
+every equation, and every deviation from the released code with its reason.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from contracts.meta_models import BackboneConfig
+from contracts.methods import PurerOptions
+from dfml.fusion import average
+from dfml.nets import Backbone
+from dfml.nets.learner import Learner, build_learner
+from dfml.numerics.inner_loop import Call, Parameters, functional, set_running_statistics
+from dfml.numerics.inversion import Terms, inversion_loss, noise_images, roll
+from dfml.numerics.maml import maml_loss
+from dfml.replay import Task, split_task
+from dfml.teachers import WhiteBoxTeacher
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called after each update with (updates done, updates in all, metrics); it may raise to stop."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """`backbone`: the meta-model, in evaluation mode; its running statistics are those of the pseudo images.
+
+    `head`: the linear layer that the inner steps start from. `pseudo`: for each teacher its images, float in [0, 1]
+    (classes, images a class, 3, h, w). `metrics`: of the last update.
+    """
+
+    backbone: Backbone
+    head: nn.Linear
+    pseudo: list[Tensor]
+    metrics: dict[str, float]
+
+
+class Switch:
+    """The gradient switch: whether the next step on D shall ask for harder episodes.
+
+    Yes at update `first`; later whenever the accuracy has not passed its best for `patience` updates, whereupon both are
+    forgotten. Never before `first`.
+    """
+
+    def __init__(self, *, first: int, patience: int) -> None:
+        self._first = first
+        self._patience = patience
+        self._best = -1.0
+        self._stale = 0
+
+    def asks(self, update: int, accuracy: float) -> bool:
+        """update: from 0, the one just done; accuracy: of its episodes, before the meta-model learned from them."""
+        if update <= self._first:
+            return update == self._first
+        self._best, self._stale = (accuracy, 0) if accuracy > self._best else (self._best, self._stale + 1)
+        if self._stale < self._patience:
+            return False
+        self._best, self._stale = -1.0, 0
+        return True
+
+
+def train(
+    teachers: Sequence[WhiteBoxTeacher],
+    config: BackboneConfig,
+    options: PurerOptions,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_step: OnStep | None = None,
+) -> Learned:
+    """The whole method. Asks nothing of the teachers' APIs; `forward_passes` and `backward_passes` say what it cost.
+
+    Costs a forward and a backward pass of every pseudo image of the teachers drawn, each update. The teachers must be on
+    `device`. Metrics: `inversion` (mean L_inv), `accuracy` and `loss` (of the episodes), `harder` (1 where the step on D was
+    adversarial). Raises ValueError where the teachers do not fit together, or have fewer classes than an episode.
+    """
+    shape = check(teachers, options)
+    generator = torch.Generator().manual_seed(seed)
+    learner = start(teachers, config, options, shape, generator).to(device)
+    call, theta = functional(learner, batch_norm="batch")
+    images = [
+        noise_images(teacher.ways * options.images_per_class, shape, generator).to(device).requires_grad_()
+        for teacher in teachers
+    ]
+    on_images = torch.optim.Adam(images, lr=options.image_rate)  # one for the whole pseudo data set
+    outer = torch.optim.Adam(theta.values(), lr=options.outer_rate)
+    switch = Switch(first=options.adversarial_from, patience=options.patience)
+    harder, metrics = False, dict[str, float]()
+    for update in range(options.updates):
+        drawn = torch.randperm(len(teachers), generator=generator)[: options.teachers or len(teachers)].tolist()
+        inversion = invert(teachers, images, drawn, on_images, options, generator=generator)
+        if harder and options.adversarial:
+            ask_for_harder(call, theta, images, teachers, options, generator=generator)
+        take_step(on_images, images)
+        loss, accuracy = learn(call, theta, outer, by_class(images, teachers), options, generator=generator)
+        metrics = {"inversion": inversion, "loss": loss, "accuracy": accuracy, "harder": float(harder)}
+        harder = switch.asks(update, accuracy)
+        if on_step is not None:
+            on_step(update + 1, options.updates, metrics)
+    set_running_statistics(learner, _mixed([image.detach() for image in images]))
+    pseudo = [image.detach().view(teacher.ways, -1, *shape) for image, teacher in zip(images, teachers, strict=True)]
+    return Learned(learner.backbone.eval(), learner.head, pseudo, metrics)
+
+
+def invert(
+    teachers: Sequence[WhiteBoxTeacher],
+    images: Sequence[Tensor],
+    drawn: Sequence[int],
+    on_images: torch.optim.Optimizer,
+    options: PurerOptions,
+    *,
+    generator: torch.Generator,
+) -> float:
+    """Gradients of `sum over the teachers drawn of L_inv(D_i)`, each once: left in the images. Returns the mean loss.
+
+    Images of other teachers keep no gradient, so that Adam leaves them, and their moments, alone.
+    """
+    terms = Terms(options.total_variation, options.batch_norm, options.length)
+    on_images.zero_grad(set_to_none=True)
+    total = 0.0
+    for index in drawn:
+        labels = torch.arange(teachers[index].ways).repeat_interleave(options.images_per_class).to(images[index].device)
+        moved = roll(images[index], shift=2, flip=False, generator=generator)
+        loss = inversion_loss(teachers[index], moved, labels, terms).total
+        (images[index].grad,) = torch.autograd.grad(loss, [images[index]])
+        total += loss.item()
+    return total / len(drawn)
+
+
+def ask_for_harder(
+    call: Call,
+    theta: Parameters,
+    images: Sequence[Tensor],
+    teachers: Sequence[WhiteBoxTeacher],
+    options: PurerOptions,
+    *,
+    generator: torch.Generator,
+) -> None:
+    """Add the gradient of `-adversarial * L_outer(episode; theta)`, through support and query alike, to the images'."""
+    task = episode(by_class(images, teachers), options, generator=generator)
+    loss, _ = maml_loss(call, theta, task, steps=options.inner_steps, lr=options.inner_rate, second_order=True)
+    slopes = torch.autograd.grad(-options.adversarial * loss, list(images), allow_unused=True)
+    for image, slope in zip(images, slopes, strict=True):
+        if slope is not None:
+            image.grad = slope if image.grad is None else image.grad + slope
+
+
+def take_step(on_images: torch.optim.Optimizer, images: Sequence[Tensor]) -> None:
+    """One step on the pseudo images, which then are cut to [0, 1]: what is learned from must be an image."""
+    on_images.step()
+    with torch.no_grad():
+        for image in images:
+            image.clamp_(0, 1)
+
+
+def learn(
+    call: Call,
+    theta: Parameters,
+    outer: torch.optim.Optimizer,
+    classes: Sequence[Tensor],
+    options: PurerOptions,
+    *,
+    generator: torch.Generator,
+) -> tuple[float, float]:
+    """One update of the meta-model on the mean of some episodes' MAML losses; their mean loss and accuracy before it."""
+    slopes = [torch.zeros_like(value) for value in theta.values()]
+    losses, right = 0.0, 0.0
+    fixed = [held.detach() for held in classes]
+    for _ in range(options.episodes):
+        loss, accuracy = maml_loss(
+            call,
+            theta,
+            episode(fixed, options, generator=generator),
+            steps=options.inner_steps,
+            lr=options.inner_rate,
+            second_order=options.second_order,
+        )
+        for summed, slope in zip(slopes, torch.autograd.grad(loss, list(theta.values())), strict=True):
+            summed += slope / options.episodes
+        losses += loss.item() / options.episodes
+        right += accuracy / options.episodes
+    for value, slope in zip(theta.values(), slopes, strict=True):
+        value.grad = slope
+    outer.step()
+    return losses, right
+
+
+def by_class(images: Sequence[Tensor], teachers: Sequence[WhiteBoxTeacher]) -> list[Tensor]:
+    """Every teacher's pseudo images class by class: (images a class, 3, h, w) each, differentiable to them."""
+    return [
+        part
+        for image, teacher in zip(images, teachers, strict=True)
+        for part in image.view(teacher.ways, -1, *image.shape[1:])
+    ]
+
+
+def episode(classes: Sequence[Tensor], options: PurerOptions, *, generator: torch.Generator) -> Task:
+    """Classes drawn from all teachers' together; of each, `shots` images drawn for the support, all others the query."""
+    chosen = torch.randperm(len(classes), generator=generator)[: options.ways].tolist()
+    shuffled = [classes[index][torch.randperm(len(classes[index]), generator=generator)] for index in chosen]
+    return split_task(torch.stack(shuffled), shots=options.shots)
+
+
+def start(
+    teachers: Sequence[WhiteBoxTeacher],
+    config: BackboneConfig,
+    options: PurerOptions,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+) -> Learner:
+    """The meta-model as it begins: drawn from the generator, or with the average of the teachers' weights and a drawn head."""
+    learner = build_learner(config, shape, ways=options.ways, generator=generator)
+    if options.start == "average":
+        learner.backbone.load_state_dict(average(teachers, config).state_dict())
+    return learner
+
+
+def check(teachers: Sequence[WhiteBoxTeacher], options: PurerOptions) -> tuple[int, int, int]:
+    """The images' shape. Raises ValueError that says what does not fit."""
+    shapes = {teacher.input_shape for teacher in teachers}
+    if len(shapes) != 1:
+        raise ValueError(f"teachers take images of {sorted(shapes)}: give teachers of one size")
+    known = sum(teacher.ways for teacher in teachers)
+    if known < options.ways:
+        raise ValueError(f"the teachers know {known} classes, an episode has {options.ways}: ask for fewer ways")
+    return shapes.pop()
+
+
+def _mixed(images: Sequence[Tensor], size: int = 64) -> Iterator[Tensor]:
+    """All pseudo images in batches in which the classes are mixed evenly."""
+    every = torch.cat(list(images))
+    count = max(1, len(every) // size)
+    yield from (every[first::count] for first in range(count))
