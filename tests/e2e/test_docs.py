@@ -28,7 +28,18 @@ def blocks(*languages: str) -> list[pytest.param]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("language", "code"), blocks("sh", "python"))
 def test_a_block_runs(language: str, code: str, up, tmp_path: Path) -> None:
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    shell = ["bash", "-euo", "pipefail", "-c", code]
+    run_to_the_end(shell if language == "sh" else [sys.executable, "-c", code], up, tmp_path)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_an_example_runs(example: Path, up, tmp_path: Path) -> None:
+    run_to_the_end([sys.executable, str(example)], up, tmp_path)
+
+
+def run_to_the_end(command: list[str], up, folder: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -38,7 +49,7 @@ def test_a_block_runs(language: str, code: str, up, tmp_path: Path) -> None:
         "METAZOO_ZOO_URL": up.ready["zoo_url"],
         "METAZOO_ZOO_API_KEY": up.ready["models"][0]["api_key"],
     }
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
