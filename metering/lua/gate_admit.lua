@@ -1,4 +1,5 @@
--- Decides one request of an API key, and charges it if it is granted. Nothing is written when it is refused.
+-- Decides one request of an API key, and charges it if it is granted. Nothing is written when it is refused,
+-- but that the clock was set back.
 -- KEYS: key record, mark of the request, audit stream.
 -- ARGV: model, images, digest of the body, charge id, lease and replay window in microseconds, 1 if the request may come again
 -- (it has an idempotency key, and the mark is named by that).
@@ -31,7 +32,8 @@ local function answer(verdict, ...)
   local limits = {'', '', '', '', '', ''}
   if rate then
     limits[1] = whole(burst)
-    limits[2] = whole(math.floor((burst * interval - (arrival - at) + rounding) / interval))
+    local left = math.floor((burst * interval - (arrival - at) + rounding) / interval)
+    limits[2] = whole(math.max(0, math.min(burst, left)))
     limits[3] = whole(math.ceil(arrival - at))
     limits[4] = key[5]
   end
