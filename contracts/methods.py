@@ -153,7 +153,7 @@ class IcfilOptions(Input):
     rate: float = Field(0.01, gt=0, le=10, description="Their rate.")
     images_per_class: int = Field(10, ge=1, le=1000, description="Pseudo images inverted from the adapted network.")
     inversion_steps: int = Field(50, ge=1, le=10_000, description="Steps of that inversion.")
-    temperature: float = Field(0.1, gt=0, le=100, description="Of the calibration loss, on normalised features.")
+    temperature: float = Field(0.5, gt=0, le=100, description="Of the calibration loss, on normalised features.")
     calibration_steps: int = Field(5, ge=0, le=1000, description="Steps on the calibration loss; 0: fine-tuning alone.")
     calibration_rate: float = Field(0.01, gt=0, le=10, description="Their rate.")
 
