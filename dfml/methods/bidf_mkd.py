@@ -214,9 +214,9 @@ class Recovery:
 def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: float = 0.0) -> RecoveredSet:
     """Images that the API takes for each of its classes: zeroth-order inversion through a fresh generator.
 
-    Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x))` over `x = G(z, y)` in G and z, by Adam on the estimated gradient
-    with respect to x, carried on to G and z by the chain rule. In latent space the gradient with respect to z is estimated,
-    through G as it was drawn, and z alone is learned.
+    Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x)) + diversity likeness(x, y)` over `x = G(z, y)` in G and z, by
+    Adam on the estimated gradient with respect to x, carried on to G and z by the chain rule. In latent space the gradient
+    with respect to z is estimated, through G as it was drawn, and z alone is learned.
 
     Costs `ways images (iterations c + 1)` queries; the last one an image is the answer that distillation needs.
     """
@@ -245,11 +245,13 @@ def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: f
         return of_images(torch.stack([net(variant, labels) for variant in variants]))
 
     for _ in range(recovery.plan.iterations):
-        points = z if options.space == "latent" else net(z, labels)
+        images = net(z, labels)
+        points = z if options.space == "latent" else images
         loss = of_noise if options.space == "latent" else of_images
         estimate = recovery.estimator.estimate(loss, points, step=recovery.step, generator=recovery.generator)
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(surrogate(points, estimate.gradient) / len(labels))
+        apart = options.diversity * likeness(images, labels)
+        torch.autograd.backward(surrogate(points, estimate.gradient) / len(labels) + apart)
         optimiser.step()
     with torch.no_grad():
         images = net(z, labels)
@@ -265,6 +267,17 @@ def boundary_loss(answers: Tensor, student: Tensor) -> Tensor:
     """
     agree = answers.argmax(-1) == student.argmax(-1)
     return -(answers - student).abs().sum(-1) * agree
+
+
+def likeness(images: Tensor, labels: Tensor) -> Tensor:
+    """Mean cosine between two images of one class, coarse (a block of 4 x 4 is a number) and less the mean of all images.
+
+    A generator that is told the class draws one image of it over and over, unless this is kept low. images: (n, 3, h, w).
+    """
+    coarse = F.avg_pool2d(images, 4, ceil_mode=True).flatten(1)
+    unit = F.normalize(coarse - coarse.mean(0), dim=1)
+    pairs = torch.eq(labels[:, None], labels).fill_diagonal_(False)
+    return (unit @ unit.T)[pairs].sum() / pairs.sum().clamp_min(1)
 
 
 def probe(teacher: Teacher, generator: torch.Generator) -> float | None:

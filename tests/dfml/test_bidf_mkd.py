@@ -31,6 +31,7 @@ SMALL = BidfMkdOptions(
     inner_steps=2,
     replay_steps=2,
     ways=3,
+    diversity=0.0,
 )
 COSTS = {(True, 2): 4, (False, 2): 3, (False, 7): 8}
 
@@ -119,6 +120,27 @@ def test_the_boundary_loss_by_hand() -> None:
     answers = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
     student = torch.tensor([[0.5, 0.4, 0.1], [0.2, 0.7, 0.1]])
     assert torch.allclose(boundary_loss(answers, student), torch.tensor([-0.4, 0.0]))
+
+
+def test_likeness_by_hand() -> None:
+    image = torch.zeros(3, 4, 4)
+    image[0] = 1
+    other = torch.zeros(3, 4, 4)
+    other[1] = 1
+    labels = torch.tensor([0, 0, 1, 1])
+    assert bidf_mkd.likeness(torch.stack([image, image, other, other]), labels).item() == pytest.approx(1, abs=1e-5)
+    assert bidf_mkd.likeness(torch.stack([image, other, image, other]), labels).item() == pytest.approx(-1, abs=1e-5)
+    assert bidf_mkd.likeness(torch.stack([image, other]), torch.tensor([0, 1])).item() == 0  # no two of a class
+
+
+def test_images_of_a_class_are_kept_apart() -> None:
+    options = SMALL.model_copy(update={"images_per_class": 4, "iterations": 20, "generator_rate": 0.02})
+
+    def alike(diversity: float) -> float:
+        found = recover(recovery(Painted(), options.model_copy(update={"diversity": diversity})))
+        return bidf_mkd.likeness(found.images, found.labels).item()
+
+    assert alike(5.0) < alike(0.0) - 0.1
 
 
 def test_boundary_images_are_those_on_which_a_student_is_further_off() -> None:
@@ -243,6 +265,50 @@ def test_a_plateau_brings_the_next_visit_forward(make_teacher: MakeTeacher, tiny
 # --- the whole
 
 
+class Coloured:
+    """Sure of a class by how far an image's mean colour goes its way: three ways drawn from a seed."""
+
+    ways, input_shape = 3, (3, 16, 16)
+
+    def __init__(self, seed: int) -> None:
+        self.queries = 0
+        self.colours = F.normalize(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        self.queries += len(images)
+        return ((images.mean((2, 3)) - 0.5) @ self.colours.T * 25).softmax(-1)
+
+
+def test_better_than_its_own_random_start_on_a_toy(tiny: BackboneConfig) -> None:
+    """Tasks of new colours under noise, adapted to as in training: the meta-model against the network it began as."""
+    options = SMALL.model_copy(
+        update={
+            "images_per_class": 5,
+            "iterations": 8,
+            "generator_rate": 0.02,
+            "updates": 30,
+            "inner_rate": 0.03,
+            "learning_rate": 5e-3,
+            "second_order": False,
+        }
+    )
+    start = bidf_mkd._student(tiny, Coloured.input_shape, 3, torch.Generator().manual_seed(0))
+    result = bidf_mkd.train([Coloured(seed) for seed in range(3)], tiny, options, queries=3_500, seed=0)
+    learned = bidf_mkd._student(tiny, Coloured.input_shape, 3, torch.Generator().manual_seed(0))
+    learned.backbone, learned.head = result.backbone, result.head
+
+    generator = torch.Generator().manual_seed(9)
+    hits = {start: 0.0, learned: 0.0}
+    for _ in range(20):
+        colours = F.normalize(torch.randn(3, 3, generator=generator), dim=1)
+        noise = torch.randn(3, 10, 3, 16, 16, generator=generator)
+        task = split_task((0.5 + 0.15 * colours[:, None, :, None, None] + 0.2 * noise).clamp(0, 1), shots=5)
+        for student in hits:
+            call, parameters = functional(student, batch_norm="batch")
+            hits[student] += bidf_mkd.replay(call, parameters, task, options)[1] / 20
+    assert hits[learned] > hits[start] + 0.1
+
+
 def test_the_same_seed_gives_the_same_weights(teachers: list[ModuleTeacher], tiny: BackboneConfig) -> None:
     def run(seed: int) -> dict[str, Tensor]:
         return weights(bidf_mkd.train(teachers, tiny, SMALL, queries=200, seed=seed).backbone)
@@ -322,7 +388,7 @@ def test_plans_by_hand() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"released_divergence": True, "boundary_from": 0, "boundary": 2.0},
+        {"released_divergence": True, "boundary_from": 0, "boundary": 2.0, "diversity": 3.0},
         {"space": "latent", "frequencies": None, "second_order": False},
         {"memory": 2, "shots": 1, "queries": 1, "ways": 9, "patience": 1},
         {"eight_bit": True, "images_per_class": 1, "iterations": None},
