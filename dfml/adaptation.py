@@ -3,12 +3,13 @@
 Batch norm is inductive (running statistics), so an answer never depends on its batch neighbours.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfml.nets import Backbone
 from dfml.teachers import CHUNK, check_images
@@ -122,11 +123,24 @@ def adapt(backbone: Backbone, images: Tensor, labels: Tensor, *, ways: int, head
     return Adapted(backbone, fitted, ways)
 
 
-def embed(backbone: Backbone, images: Tensor) -> Tensor:
+class Embedding(Protocol):
+    """What can be evaluated like a backbone: an `nn.Module` from images (n, *input_shape) to features (n, dim)."""
+
+    input_shape: tuple[int, int, int]
+    dim: int
+    training: bool
+
+    def __call__(self, images: Tensor) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def to(self, device: torch.device | str) -> Any: ...
+
+
+def embed(backbone: Embedding, images: Tensor) -> Tensor:
     """Features (n, dim) on the backbone's device; without gradients, in chunks, in evaluation mode."""
     was_training = backbone.training
-    backbone.eval()
-    device = next(backbone.parameters()).device
+    backbone.train(False)
+    device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         features = torch.cat([backbone(chunk.to(device)) for chunk in torch.split(images, CHUNK)])
     backbone.train(was_training)

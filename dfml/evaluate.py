@@ -7,9 +7,9 @@ from torch import Tensor
 
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from dfml import tasks
-from dfml.adaptation import HeadName, embed, heads
+from dfml.adaptation import Embedding, HeadName, embed, heads
 from dfml.datasets import Dataset
-from dfml.nets import Backbone, build
+from dfml.nets import build
 
 TOGETHER = 100
 """Episodes whose heads are fitted at once, at most: enough to be fast."""
@@ -20,7 +20,7 @@ OnEpisode = Callable[[int, int], None]
 
 
 def evaluate(
-    backbone: Backbone,
+    backbone: Embedding,
     dataset: Dataset,
     evaluation: Evaluation,
     *,
@@ -55,7 +55,7 @@ def evaluate_random(
 
 
 def _hits(
-    backbone: Backbone,
+    backbone: Embedding,
     dataset: Dataset,
     evaluation: Evaluation,
     head: HeadName,
