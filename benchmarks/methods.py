@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.meta_models import BackboneConfig, Evaluation
-from contracts.methods import PqdOptions
 from contracts.zoo import Manifest
 from dfml.datasets import Dataset, open_dataset
 from dfml.evaluate import evaluate, evaluate_random
-from dfml.methods import METHODS
+from dfml.methods import METHODS, OPTIONS, WHITE_BOX
 from dfml.nets import Backbone
 from dfml.teachers import ModuleTeacher, load_teacher
 
@@ -40,18 +39,25 @@ class Bench:
     evaluation: Evaluation
     config: BackboneConfig
     device: str
+    options: dict[str, dict[str, Any]]
 
-    def run(self, method: str, queries: int, seed: int) -> Run:
-        """Train once; accuracies in percent, queries as the teachers counted them."""
-        before = sum(teacher.queries for teacher in self.teachers)
+    def run(self, method: str, queries: int | None, seed: int) -> Run:
+        """Train once; accuracies in percent, queries and passes as the teachers counted them. `queries` None: white-box."""
+        queries_before, passes_before = self._spent()
         began = time.monotonic()
-        options = PqdOptions()
-        trained = METHODS[method].train(
-            self.teachers, self.config, options, queries=queries, seed=seed, device=self.device
-        )
+        options = OPTIONS[method](**self.options.get(method, {}))
+        budget = {} if queries is None else {"queries": queries}
+        train = (METHODS | WHITE_BOX)[method].train
+        trained = train(self.teachers, self.config, options, **budget, seed=seed, device=self.device)
         seconds = time.monotonic() - began
-        spent = sum(teacher.queries for teacher in self.teachers) - before
-        return {**self._accuracy(trained.backbone), "queries": spent, "seconds": seconds}
+        queries_after, passes_after = self._spent()
+        spent = {"queries": queries_after - queries_before, "teacher_passes": passes_after - passes_before}
+        return {**self._accuracy(trained.backbone), **spent, "seconds": seconds}
+
+    def _spent(self) -> tuple[int, int]:
+        """Queries; forward and backward passes of an image."""
+        passes = sum(teacher.forward_passes + teacher.backward_passes for teacher in self.teachers)
+        return sum(teacher.queries for teacher in self.teachers), passes
 
     def _accuracy(self, backbone: Backbone) -> Run:
         score = evaluate(backbone, self.dataset, self.evaluation, device=self.device)
@@ -63,7 +69,8 @@ def main(
     teachers: Annotated[Path, typer.Option(help="Zoo folder with the teachers.")],
     dataset: Annotated[str, typer.Option(help="Data set of the episodes.")] = "cifar-fs",
     split: Annotated[str, typer.Option(help="Its split; choices are made on val.")] = "val",
-    methods: Annotated[str, typer.Option(help="Comma list.")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help=f"Comma list of {', '.join(METHODS | WHITE_BOX)}.")] = "pqd",
+    options: Annotated[str, typer.Option(help='JSON: options by method, {"free": {"epochs": 100}}.')] = "{}",
     budgets: Annotated[str, typer.Option(help="Comma list of images in all.")] = "1280,5120,20480,81920",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeded 0, 1, …")] = 3,
     minutes: Annotated[float, typer.Option(help="No new run begins after this; its row says not_run.")] = 60,
@@ -80,6 +87,7 @@ def main(
         evaluation=Evaluation(dataset=dataset, split=split),  # type: ignore[arg-type]
         config=BackboneConfig(),
         device=device,
+        options=json.loads(options),
     )
     console = Console()
     random = evaluate_random(bench.config, bench.teachers[0].input_shape, bench.dataset, bench.evaluation)
@@ -87,14 +95,14 @@ def main(
     rows: dict[str, dict[str, Any]] = {}
     for method in methods.split(","):
         rows[method] = {}
-        for budget in map(int, budgets.split(",")):
+        for budget in map(int, budgets.split(",")) if method in METHODS else [None]:
             runs = []
             for seed in range(seeds):
                 if time.monotonic() > deadline:
                     break
                 runs.append(bench.run(method, budget, seed))
                 console.print(f"{method} {budget} seed {seed}: {runs[-1]}", soft_wrap=True)
-            rows[method][str(budget)] = _summary(runs) if runs else "not_run"
+            rows[method]["white-box" if budget is None else str(budget)] = _summary(runs) if runs else "not_run"
     result = {
         "methods": rows,
         "random": {f"{shots}shot": mean for shots, mean in random.accuracy.items()},
@@ -120,7 +128,7 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
         "seed_std": {name: round(stdev(run[name] for run in runs), 2) if len(runs) > 1 else None for name in shots},
         "seeds": len(runs),
         "queries": int(runs[0]["queries"]),
-        "teacher_passes": int(runs[0]["queries"]),
+        "teacher_passes": int(runs[0]["teacher_passes"]),
         "seconds": round(fmean(run["seconds"] for run in runs), 1),
     }
 
@@ -148,7 +156,9 @@ def _plot(result: dict[str, Any]) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     colours = {"5shot": "#0b7285", "1shot": "#e8590c"}
     for method, budgets in result["methods"].items():
-        done = [row for row in budgets.values() if row != "not_run"]
+        done = [row for row in budgets.values() if row != "not_run" and row["queries"]]
+        if not done:
+            continue
         for shot, colour in colours.items():
             axes.errorbar(
                 [row["queries"] for row in done],
