@@ -72,7 +72,8 @@ def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> Non
         [
             "worker",
             *("--queues", queue, "--hostname", f"{name}@%h", "--concurrency", str(concurrency)),
-            *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
+            # without heartbeats too: when Redis is gone for good, sending the last one would keep a worker from ending
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"),
         ]
     )
 
