@@ -179,10 +179,9 @@ class BidfMkdOptions(Input):
         le=100_000,
         description="Gradient steps a recovered set. Default: 200, fewer where the budget is tight.",
     )
-    directions: int = Field(5, ge=1, le=10_000, description="Directions of a gradient estimate.")
+    directions: int = Field(9, ge=1, le=10_000, description="Directions of a gradient estimate.")
     antithetic: bool = Field(
-        True,
-        description="Both ways along a direction: two queries each. Otherwise one each, and one for the image itself.",
+        False, description="Two queries a direction, both ways. Otherwise one, and one more for the image itself."
     )
     orthogonal: bool = Field(False, description="Directions of an image at right angles to each other.")
     frequencies: int | None = Field(

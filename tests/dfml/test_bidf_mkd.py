@@ -23,6 +23,7 @@ SMALL = BidfMkdOptions(
     images_per_class=2,
     iterations=2,
     directions=2,
+    antithetic=True,
     frequencies=4,
     latent=6,
     generator_width=4,
