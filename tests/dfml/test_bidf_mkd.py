@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions
-from dfml.methods import bidf_mkd
+from dfml.methods import METHODS, OPTIONS, bidf_mkd
 from dfml.methods.bidf_mkd import PROBE, Plan, Plateau, RecoveredSet, Recovery, boundary_loss, recover, visit_deadlines
 from dfml.nets import weights
 from dfml.numerics.inner_loop import functional
@@ -422,6 +422,11 @@ def test_apis_of_different_shapes_are_refused(make_teacher: MakeTeacher, tiny: B
         bidf_mkd.train([make_teacher(0), Painted()], tiny, SMALL, queries=450, seed=0)
     with pytest.raises(ValueError, match="at least one API"):
         bidf_mkd.train([], tiny, SMALL, queries=450, seed=0)
+
+
+def test_the_table_of_methods() -> None:
+    assert METHODS["bidf-mkd"] is bidf_mkd
+    assert OPTIONS["bidf-mkd"]().name == "bidf-mkd"
 
 
 def test_noise_has_no_frequencies() -> None:
