@@ -335,7 +335,7 @@ def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], tiny: 
     assert not result.backbone.training
 
 
-OPTIONS = st.builds(
+ANY_OPTIONS = st.builds(
     BidfMkdOptions,
     images_per_class=st.none() | st.integers(1, 40),
     iterations=st.none() | st.integers(1, 300),
@@ -347,7 +347,7 @@ OPTIONS = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    options=OPTIONS,
+    options=ANY_OPTIONS,
     queries=st.integers(1, 3_000_000),
     per_api=st.none() | st.integers(1, 300_000),
     ways=st.lists(st.integers(2, 12), min_size=1, max_size=12),
