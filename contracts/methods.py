@@ -206,7 +206,7 @@ class BidfMkdOptions(Input):
     generator_width: int = Field(64, ge=4, le=512, description="Channels of the generator.")
     generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate for generator and noise.")
     diversity: float = Field(
-        5.0,
+        20.0,
         ge=0,
         le=1000,
         description="Weight of the term that keeps the images of a class apart; it costs no queries.",
