@@ -37,10 +37,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadZoo(f"{path} is no JSON: {error}") from None
 
 
-def open_folder(folder: Path, *, unverified: bool = False) -> dict[str, Model]:
+def open_folder(folder: Path, *, unverified: bool = False, policy: str | None = None) -> dict[str, Model]:
     """Every model of the folder by its name, `{dataset}-{file stem}`, in the manifest's order.
 
-    A teacher without a hash is refused unless `unverified`; one with a hash is always checked. Raises `BadZoo`.
+    A teacher without a hash is refused unless `unverified`; one with a hash is always checked. `policy` replaces the
+    response policies of the manifest. Raises `BadZoo`.
     """
     manifest = read_manifest(folder)
     unhashed = [entry.file for entry in manifest.teachers if entry.sha256 is None]
@@ -51,14 +52,14 @@ def open_folder(folder: Path, *, unverified: bool = False) -> dict[str, Model]:
         )
     models: dict[str, Model] = {}
     for entry in manifest.teachers:
-        model = _open(folder, manifest, entry)
+        model = _open(folder, manifest, entry, policy or entry.response_policy)
         if model.name in models:
             raise BadZoo(f"{folder / MANIFEST} names {model.name} twice: file names must differ in their stem")
         models[model.name] = model
     return models
 
 
-def _open(folder: Path, manifest: Manifest, entry: TeacherEntry) -> Model:
+def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) -> Model:
     if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(".safetensors"):
         raise BadZoo(f"{entry.file!r} in {folder / MANIFEST}: must be the name of a .safetensors file in the folder")
     path = folder / entry.file
@@ -76,7 +77,14 @@ def _open(folder: Path, manifest: Manifest, entry: TeacherEntry) -> Model:
         )
     try:
         teacher = load_teacher(manifest, entry, held)
-        return Model(f"{manifest.dataset}-{path.stem}", teacher.module, entry.classes, manifest.input)
+        return Model(
+            f"{manifest.dataset}-{path.stem}",
+            teacher.module,
+            entry.classes,
+            manifest.input,
+            policy=policy,
+            eight_bit_only=entry.eight_bit_only,
+        )
     except (BadTeacher, ValueError) as error:
         raise BadZoo(f"{path} cannot be hosted: {error}") from error
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from contracts import oip
 from contracts.problems import Fault
-from contracts.zoo import ModelMetadata, ModelParameters, TensorMetadata
+from contracts.zoo import ModelMetadata, ModelParameters, TensorMetadata, parse_policy
 
 CHUNK = 64
 INPUT, OUTPUT = "images", "probabilities"
@@ -32,12 +32,29 @@ class BadInput(ValueError):
 
 
 class Model:
-    """A hosted classifier under its name. `module` gives logits; it is copied, so the caller's is left as it was."""
+    """A hosted classifier under its name. `module` gives logits; it is copied, so the caller's is left as it was.
 
-    def __init__(self, name: str, module: nn.Module, labels: Sequence[str], input_shape: tuple[int, int, int]) -> None:
+    `policy` is what its answers tell (`contracts.zoo.ResponsePolicy`); with `eight_bit_only` it takes UINT8 images alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        labels: Sequence[str],
+        input_shape: tuple[int, int, int],
+        *,
+        policy: str = "probabilities",
+        eight_bit_only: bool = False,
+    ) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no model name: use letters, digits, '.', '_' and '-', at most 100")
+        kind, number = parse_policy(policy)
+        if kind == "topk" and number > len(labels):
+            raise ValueError(f"the response policy {policy} asks for more than the {len(labels)} classes there are")
         self.name = name
+        self.policy = policy
+        self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
         self.labels = list(labels)
         self.input_shape = input_shape
         self._module = folded(module)
@@ -48,7 +65,12 @@ class Model:
             name=self.name,
             inputs=[TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *self.input_shape])],
             outputs=[TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1, len(self.labels)])],
-            parameters=ModelParameters(labels=self.labels, max_images=max_images, datatypes=list(DTYPES)),
+            parameters=ModelParameters(
+                response_policy=self.policy,
+                labels=self.labels,
+                max_images=max_images,
+                datatypes=list(self.datatypes),
+            ),
         )
 
     def check(self, inputs: Sequence[oip.Tensor]) -> None:
@@ -59,8 +81,8 @@ class Model:
         sent, found = inputs[0], []
         if sent.name != INPUT:
             found.append(Fault(field="inputs.0.name", message=f"must be {INPUT}"))
-        if sent.datatype not in DTYPES:
-            found.append(Fault(field="inputs.0.datatype", message=f"must be {' or '.join(DTYPES)}"))
+        if sent.datatype not in self.datatypes:
+            found.append(Fault(field="inputs.0.datatype", message=f"must be {' or '.join(self.datatypes)}"))
         if len(sent.shape) != 4 or sent.shape[1:] != self.input_shape or sent.shape[0] < 1:
             wanted = ", ".join(map(str, self.input_shape))
             message = f"is {list(sent.shape)}: must be [n, {wanted}] with at least one image"
@@ -90,8 +112,24 @@ class Model:
             return torch.cat(chunks)
 
     def answer(self, images: Tensor) -> bytes:
-        """`predict` as FP32 bytes, row by row."""
-        return self.predict(images).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        """What the policy lets through of `predict`, as FP32 bytes, row by row."""
+        return limited(self.predict(images), self.policy).contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def limited(probabilities: Tensor, policy: str) -> Tensor:
+    """What a response policy lets through, float32 (n, classes); of equal probabilities the first class counts as larger.
+
+    Decimals are rounded half up in float64, then stored as the nearest float32, whose sums need not be 1.
+    """
+    kind, number = parse_policy(policy)
+    if kind == "round":
+        scale = 10.0**number
+        return ((probabilities.double() * scale + 0.5).floor() / scale).float()
+    if kind in {"topk", "label"}:
+        largest = torch.sort(probabilities, dim=-1, descending=True, stable=True).indices[:, : number or 1]
+        kept = torch.ones_like(probabilities) if kind == "label" else probabilities
+        return torch.zeros_like(probabilities).scatter(-1, largest, kept.gather(-1, largest))
+    return probabilities
 
 
 def folded(module: nn.Module) -> nn.Module:

@@ -39,6 +39,7 @@ class ModelInfo(Record):
     classes: int
     labels: list[str] = []  # one per class, or empty
     max_images: int | None = None  # most images in one request; None: not said
+    response_policy: str = ""  # of a zoo: probabilities, topk:k, round:d or label; empty: not said
     idempotency: bool = False  # `Idempotency-Key` on infer is honoured
     binary: bool = False  # the server takes and gives raw tensors
 
@@ -180,6 +181,7 @@ def read_info(metadata: Mapping[str, Any], *, binary: bool) -> ModelInfo:
         _refuse("states no output of shape (n, classes) with two classes or more")
     parameters = metadata.get("parameters")
     told = parameters if isinstance(parameters, dict) else {}
+    policy = told.get("response_policy")
     labels, most, classes = told.get("labels"), told.get("max_images"), scores["shape"][1]
     listed = isinstance(labels, list) and len(labels) == classes and all(isinstance(label, str) for label in labels)
     return ModelInfo(
@@ -191,6 +193,7 @@ def read_info(metadata: Mapping[str, Any], *, binary: bool) -> ModelInfo:
         classes=classes,
         labels=labels if listed and labels else [],
         max_images=most if type(most) is int and most > 0 else None,
+        response_policy=policy if isinstance(policy, str) and len(policy) <= 100 else "",
         idempotency=told.get("idempotency") is True,
         binary=binary,
     )

@@ -3,14 +3,29 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from contracts._base import Input, Name, Record
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
+ResponsePolicy = Annotated[str, StringConstraints(pattern=r"^(probabilities|label|topk:[1-9][0-9]{0,3}|round:[1-6])$")]
+"""What an answer tells of the probabilities: all of them, which class is the likeliest, the k largest, or d decimals."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def parse_policy(policy: str) -> tuple[str, int]:
+    """The kind of a response policy and its number, 0 where it has none. Raises `ValueError` naming what there is."""
+    try:
+        TypeAdapter(ResponsePolicy).validate_python(policy)
+    except ValidationError:
+        raise ValueError(
+            f"{policy!r} is no response policy: probabilities, topk:K, round:1 to round:6, label"
+        ) from None
+    kind, _, number = policy.partition(":")
+    return kind, int(number or 0)
 
 
 class Normalisation(Record):
@@ -28,6 +43,8 @@ class TeacherEntry(Record):
     held_out_accuracy: float | None = Field(None, description="Fraction in [0, 1] on images kept from training.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     seconds: float | None = Field(None, description="Training time.")
+    response_policy: ResponsePolicy = Field("probabilities", description="What its answers tell.")
+    eight_bit_only: bool = Field(False, description="Takes UINT8 images alone.")
 
 
 class Manifest(Record):
@@ -56,7 +73,11 @@ class TensorMetadata(Record):
 class ModelParameters(Record):
     """What the Open Inference Protocol has no field for."""
 
-    response_policy: str = Field("probabilities", description="What an answer holds.")
+    response_policy: ResponsePolicy = Field(
+        "probabilities",
+        description="What an answer tells: `probabilities`; `topk:k`, the k largest, the others 0; `round:d`, rounded half "
+        "up to d decimals; `label`, 1 for the likeliest class, the others 0.",
+    )
     labels: list[str] = []
     max_images: int = Field(description="Most images in one request.")
     idempotency: bool = Field(True, description="`Idempotency-Key` on infer is honoured for 24 hours.")

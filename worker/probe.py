@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from client.model import ModelInfo
 from contracts.oip import Tensor
+from contracts.zoo import parse_policy
 
 IMAGES = 16  # of the probe: enough to see a fault, few enough to lose
 SLACK = 1e-2  # how far from 1 the probabilities of an unrounded answer may sum
@@ -27,8 +28,12 @@ def check_info(info: ModelInfo, input_shape: tuple[int, int, int]) -> None:
         raise BadApi(f"it takes images of shape {info.input_shape}, and the job's other APIs {input_shape}")
 
 
-def read_probabilities(tensor: Tensor, *, images: int, classes: int) -> NDArray[np.float32]:
-    """An answer as float32 (images, classes), exactly as received. Raises `BadApi` where it holds no probabilities."""
+def read_probabilities(tensor: Tensor, *, images: int, classes: int, response_policy: str = "") -> NDArray[np.float32]:
+    """An answer as float32 (images, classes), exactly as received. Raises `BadApi` where it holds no probabilities.
+
+    Rows sum to 1 as closely as their rounding allows; of an API whose metadata states the policy `topk:k`, the k largest
+    of all the classes hold at least k / classes.
+    """
     answered = np.frombuffer(tensor.data, _TYPES[tensor.datatype]).reshape(tensor.shape)
     if answered.shape != (images, classes):
         raise BadApi(f"it answered shape {answered.shape} to {images} images of {classes} classes")
@@ -37,10 +42,22 @@ def read_probabilities(tensor: Tensor, *, images: int, classes: int) -> NDArray[
     if (answered < -SLACK).any() or (answered > 1 + SLACK).any():
         raise BadApi("it answered numbers outside [0, 1], which are no probabilities")
     sums = answered.sum(axis=1, dtype=np.float64)
-    furthest = float(sums[np.abs(sums - 1).argmax()])
-    if abs(furthest - 1) > SLACK + classes * _unit(answered) / 2:
-        raise BadApi(f"its probabilities sum to {furthest:.3g}, not 1")
+    slack = SLACK + classes * _unit(answered) / 2
+    least = _top(response_policy, classes) / classes
+    short, over = float(sums.min()), float(sums.max())
+    if short < least - slack or over > 1 + slack:
+        wanted = "1" if least == 1 else f"{least:.3g} to 1"
+        raise BadApi(f"its probabilities sum to {over if over > 1 + slack else short:.3g}, not {wanted}")
     return answered.astype(np.float32)
+
+
+def _top(response_policy: str, classes: int) -> int:
+    """How many classes an answer tells of by what the API states; all of them unless it states `topk:k`."""
+    try:
+        kind, number = parse_policy(response_policy)
+    except ValueError:  # another server's word for it, or none
+        return classes
+    return min(number, classes) if kind == "topk" else classes
 
 
 def _unit(answered: NDArray[np.floating]) -> float:

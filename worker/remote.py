@@ -206,7 +206,12 @@ class RemoteTeacher:
     async def _keep(self, chunk: Chunk, answer: Answer) -> None:
         """Store the answer, then confirm it."""
         try:
-            probabilities = read_probabilities(answer.probabilities, images=chunk.images, classes=self.info.classes)
+            probabilities = read_probabilities(
+                answer.probabilities,
+                images=chunk.images,
+                classes=self.info.classes,
+                response_policy=self.info.response_policy,
+            )
         except BadApi:
             await self._settle(chunk, Outcome.UNCONFIRMED)
             raise

@@ -93,6 +93,13 @@ def serve(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also host teachers for which the manifest has no SHA-256.")
     ] = False,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="What every model answers: probabilities, topk:K, round:DECIMALS or label. Default: as the manifest says.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Host a zoo folder as APIs. Needs REDIS_URL and METAZOO_ZOO_ADMIN_KEY."""
     import torch
@@ -110,7 +117,7 @@ def serve(
     except ValidationError as error:
         fail(f"settings: {_told(error)}", BAD_ZOO)
     try:
-        models = open_folder(folder.absolute(), unverified=unverified)
+        models = open_folder(folder.absolute(), unverified=unverified, policy=policy)
     except BadZoo as error:
         fail(str(error), BAD_ZOO)
     logs.configure()

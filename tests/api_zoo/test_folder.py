@@ -130,3 +130,22 @@ def test_the_public_zoo_opens(data_dir: Path) -> None:
     models = open_folder(data_dir / "teachers" / "cifar-fs-conv4")
     assert list(models) == [f"cifar-fs-{number:02d}" for number in range(40)]
     assert models["cifar-fs-01"].labels == ["oak_tree", "bear", "chair", "girl", "bottle"]
+
+
+def test_policies_come_from_the_manifest_or_from_whoever_serves(tmp_path: Path, write_zoo) -> None:
+    write_zoo(tmp_path)
+    change_entry(tmp_path, response_policy="topk:2", eight_bit_only=True)
+    first, second = open_folder(tmp_path).values()
+    assert (first.policy, first.datatypes) == ("topk:2", ("UINT8",))
+    assert (second.policy, second.datatypes) == ("probabilities", ("UINT8", "FP32"))
+    assert {model.policy for model in open_folder(tmp_path, policy="label").values()} == {"label"}
+    for policy in ("logits", "topk:4"):
+        with pytest.raises(BadZoo, match=policy):
+            open_folder(tmp_path, policy=policy)
+
+
+def test_a_manifest_with_a_policy_that_is_none_is_refused(tmp_path: Path, write_zoo) -> None:
+    write_zoo(tmp_path)
+    change_entry(tmp_path, response_policy="logits")
+    with pytest.raises(BadZoo, match="response_policy"):
+        open_folder(tmp_path)

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from api_zoo.inference import CHUNK, BadInput, Model, folded
+from api_zoo.inference import CHUNK, BadInput, Model, folded, limited
 from contracts import oip
 from contracts.zoo import Normalisation
 from dfml.nets import build_classifier
+from dfml.numerics.distillation import rounding_unit
 from dfml.teachers import ModuleTeacher
 
 NORMALISE = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
@@ -104,3 +105,44 @@ def test_pixels_out_of_range_are_refused(value: float) -> None:
 def test_names_that_no_path_can_hold_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no model name"):
         Model(name, classifier(), list("abcde"), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows"),
+    [
+        ("probabilities", [[0.125, 0.625, 0.25], [0.375, 0.25, 0.375]]),
+        ("topk:1", [[0, 0.625, 0], [0.375, 0, 0]]),
+        ("topk:2", [[0, 0.625, 0.25], [0.375, 0, 0.375]]),
+        ("topk:3", [[0.125, 0.625, 0.25], [0.375, 0.25, 0.375]]),
+        ("round:1", [[0.1, 0.6, 0.3], [0.4, 0.3, 0.4]]),
+        ("round:2", [[0.13, 0.63, 0.25], [0.38, 0.25, 0.38]]),  # 0.125, 0.625, 0.375: half up
+        ("label", [[0, 1, 0], [1, 0, 0]]),
+    ],
+)
+def test_a_policy_says_what_an_answer_tells(policy: str, rows: list[list[float]]) -> None:
+    probabilities = torch.tensor([[0.125, 0.625, 0.25], [0.375, 0.25, 0.375]])
+    assert limited(probabilities, policy).tolist() == torch.tensor(rows).tolist()
+
+
+@pytest.mark.parametrize(("policy", "unit"), [("round:1", 0.1), ("round:2", 0.01), ("round:3", 0.001), ("label", 1.0)])
+def test_distillation_recognises_the_precision_of_answers(images: torch.Tensor, policy: str, unit: float) -> None:
+    model = Model("m", classifier(), list("abcde"), SHAPE, policy=policy)
+    rows = torch.frombuffer(bytearray(model.answer(images)), dtype=torch.float32).view(-1, 5)
+    assert rounding_unit(rows) == unit
+    assert model.metadata(8).parameters.response_policy == policy
+
+
+@pytest.mark.parametrize(
+    "policy", ["", "logits", "topk", "topk:0", "topk:6", "round:0", "round:7", "label:1", "label\n"]
+)
+def test_policies_that_are_none_are_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match="response policy"):
+        Model("m", classifier(), list("abcde"), SHAPE, policy=policy)
+
+
+def test_a_model_may_take_bytes_alone(images: torch.Tensor) -> None:
+    model = Model("m", classifier(), list("abcde"), SHAPE, eight_bit_only=True)
+    assert model.metadata(8).parameters.datatypes == ["UINT8"]
+    model.check([oip.Tensor("images", "UINT8", tuple(images.shape), images.numpy().tobytes())])
+    with pytest.raises(BadInput, match=r"must be UINT8$"):
+        model.check([sent()])

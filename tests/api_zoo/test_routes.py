@@ -8,6 +8,7 @@ import httpx
 import pytest
 import torch
 
+from api_zoo.inference import Model
 from contracts import oip
 from contracts.problems import MEDIA_TYPE, URN
 
@@ -429,3 +430,19 @@ async def test_concurrent_callers_never_get_more_than_the_budget(zoo, colours) -
     granted = sum(len(answered(response)) for response in found if response.status_code == 200)
     assert {response.status_code for response in found} == {200, 402}
     assert granted == await zoo.spent(key) <= 25
+
+
+# Policies
+
+
+async def test_metadata_states_the_policy_and_answers_follow_it(zoo, running, redis_url, colours) -> None:
+    hosted = zoo.app.state.services.models["colours"]
+    model = Model("terse", hosted._module, hosted.labels, hosted.input_shape, policy="label", eight_bit_only=True)
+    async with running(redis_url, {"terse": model}) as terse:
+        key = await terse.key()
+        told = (await terse.http.get("/v2/models/terse", headers=key)).json()["parameters"]
+        assert (told["response_policy"], told["datatypes"]) == ("label", ["UINT8"])
+        rows = answered(await terse.infer(key, colours(3), model="terse"))
+        assert rows.tolist() == torch.eye(3).tolist()
+        problem(await terse.infer(key, colours(3).float() / 255, model="terse"), 422, "invalid-request")
+        assert await terse.spent(key) == 3

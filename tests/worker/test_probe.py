@@ -41,3 +41,20 @@ def test_probabilities_pass_however_they_are_rounded(decimals: int | None, datat
 def test_anything_else_does_not(values: np.ndarray) -> None:
     with pytest.raises(BadApi):
         read_probabilities(tensor(values), images=8, classes=5)
+
+
+def test_top_k_answers_pass_where_the_api_states_them() -> None:
+    full = soft()
+    values = np.where(full >= np.sort(full)[:, -2:-1], full, 0)
+    assert (values > 0).sum(1).tolist() == [2] * 8
+    read = read_probabilities(tensor(values), images=8, classes=5, response_policy="topk:2")
+    assert (read == values.astype(np.float32)).all()
+    for policy in ("", "probabilities", "topk", "topk:4", "label", "round:2"):
+        with pytest.raises(BadApi, match="sum to"):
+            read_probabilities(tensor(values), images=8, classes=5, response_policy=policy)
+
+
+@pytest.mark.parametrize("values", [np.zeros((8, 5)), soft() * 1.5], ids=["nothing", "too much"])
+def test_a_stated_top_k_excuses_no_other_sums(values: np.ndarray) -> None:
+    with pytest.raises(BadApi, match="sum to"):
+        read_probabilities(tensor(values), images=8, classes=5, response_policy="topk:2")
