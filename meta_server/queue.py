@@ -3,7 +3,7 @@
 from celery import Celery
 
 from contracts.jobs import Job
-from meta_server.store.jobs import LEARN, acquire_role
+from meta_server.store.stored_job import LEARN, acquire_role
 
 ACQUIRE_TASK, LEARN_TASK = "worker.acquire_api", "worker.learn"
 ACQUIRE_QUEUE, LEARN_QUEUE = "acquire", "learn"

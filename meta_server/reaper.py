@@ -17,7 +17,8 @@ from contracts.jobs import MOVES
 from contracts.problems import ProblemError
 from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE, Queue
 from meta_server.store import keys
-from meta_server.store.jobs import LEARN, JobStore
+from meta_server.store.jobs import JobStore
+from meta_server.store.stored_job import LEARN
 from metering.leases import Lease, LeaseLost
 from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
 

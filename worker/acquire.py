@@ -8,7 +8,7 @@ from client.errors import ApiUnavailable, MetazooError, RateLimited
 from client.model import AsyncModel, ModelInfo
 from contracts.jobs import ApiProgress, Phase
 from contracts.meta_models import Evaluation
-from meta_server.store.jobs import StoredJob
+from meta_server.store.stored_job import StoredJob
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info

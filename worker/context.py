@@ -9,9 +9,10 @@ import httpx
 
 from meta_server.queue import Queue
 from meta_server.store.artifacts import Artifacts
-from meta_server.store.jobs import LEARN, JobStore
+from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Learners
 from meta_server.store.secrets import Secrets
+from meta_server.store.stored_job import LEARN
 from metering.leases import RENEW_EVERY
 from metering.scripts import connect
 from worker.settings import Settings

@@ -29,7 +29,7 @@ from dfml.memory import Answers
 from dfml.methods import METHODS
 from dfml.nets import Backbone, build, load_weights, weights
 from meta_server.store import ids
-from meta_server.store.jobs import StoredJob
+from meta_server.store.stored_job import StoredJob
 from metering.ledger import Outcome, Settled
 from metering.records import MoveRefused
 from worker.context import Context

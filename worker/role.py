@@ -6,7 +6,7 @@ from contextlib import suppress
 import structlog
 
 from contracts.jobs import JobStatus
-from meta_server.store.jobs import StoredJob
+from meta_server.store.stored_job import StoredJob
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
 from metering.scripts import StoreUnavailable
 from worker.context import Context

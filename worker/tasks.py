@@ -10,7 +10,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, Queue
-from meta_server.store.jobs import LEARN, acquire_role
+from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from worker.acquire import acquire
 from worker.context import open_context

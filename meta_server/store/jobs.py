@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +25,6 @@ from redis.asyncio import Redis
 from contracts.jobs import (
     MOVES,
     ApiProgress,
-    ApiSpec,
     Event,
     EventPage,
     Job,
@@ -35,69 +33,25 @@ from contracts.jobs import (
     JobRequest,
     JobStatus,
     Phase,
-    Progress,
 )
-from contracts.meta_models import MetaModel, Score
+from contracts.meta_models import MetaModel
 from contracts.problems import Fault, ProblemError
 from meta_server.store import ids, keys
 from meta_server.store.index import newest_first
 from meta_server.store.secrets import Secrets
+from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
 from metering.leases import Lease, Leases
 from metering.ledger import Ledger, budget_fields, budget_state
 from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records
-from metering.scripts import MICROSECONDS, Scripts, store_errors
+from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 HEARTBEAT_SECONDS = 10.0
 POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
-LEARN = "learn"
 UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
-PHASES = tuple(Phase)
 
 _STREAM_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
-
-
-def acquire_role(api_id: str) -> str:
-    """The role that asks one API."""
-    return f"acquire:{api_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredJob:
-    """What a worker needs to know of a job."""
-
-    id: str
-    request: JobRequest
-    status: JobStatus
-    input_shape: tuple[int, int, int] | None  # of the first API that told it
-    apis: dict[str, ApiProgress]  # by API id; `answered` is not filled in
-    checkpoints: dict[str, str]  # name -> where it lies in the artefact store
-
-    def spec(self, api_id: str) -> ApiSpec:
-        """The API's part of the request; its key is masked."""
-        return self.request.apis[int(api_id[1:])]
-
-    def finished(self, state: str) -> list[str]:
-        """Ids of the APIs in `state` (`done` or `dropped`)."""
-        return [api for api, progress in self.apis.items() if progress.state == state]
-
-    def due(self) -> list[str]:
-        """Roles whose work is not finished. The learner begins once every API is done or dropped."""
-        if self.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
-            return []
-        waiting = [api for api, progress in self.apis.items() if progress.state not in ("done", "dropped")]
-        return [acquire_role(api) for api in waiting] or [LEARN]
-
-    def too_few(self) -> JobError | None:
-        """Why the job cannot go on: fewer APIs are left than it needs. None while enough are."""
-        dropped = self.finished("dropped")
-        left, least = len(self.apis) - len(dropped), self.request.least_apis
-        if left >= least:
-            return None
-        reasons = "; ".join(f"{self.apis[api].url}: {self.apis[api].reason}" for api in dropped[:5])
-        message = f"{left} of {len(self.apis)} APIs are left and at least {least} are needed. Dropped: {reasons}"
-        return JobError(code="too_few_apis", message=message, param="apis")
 
 
 class JobStore:
@@ -241,18 +195,10 @@ class JobStore:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hgetall(keys.job(job_id, "record"))
                 pipe.hgetall(keys.job(job_id, "apis"))
-                record, apis = map(_text, await pipe.execute())
+                record, apis = map(text, await pipe.execute())
         if not record:
             raise _not_found(job_id)
-        shape = record.get("input_shape")
-        return StoredJob(
-            id=job_id,
-            request=JobRequest.model_validate_json(record["request"]),
-            status=JobStatus(record["status"]),
-            input_shape=tuple(json.loads(shape)) if shape else None,
-            apis={api: ApiProgress.model_validate_json(apis[api]) for api in _in_order(apis)},
-            checkpoints=_part(record, "checkpoint:"),
-        )
+        return stored_job(job_id, record, apis)
 
     async def api_key(self, job_id: str, api_id: str) -> SecretStr | None:
         """The key to send to an API. Raises `BadSecretKey`, `StoreUnavailable`."""
@@ -378,85 +324,14 @@ class JobStore:
                     for part in ("record", "budget", "apis", "leases"):
                         pipe.hgetall(keys.job(job_id, part))
                 answers = await pipe.execute()
-        return [_job(job_id, *answers[4 * at : 4 * at + 4]) for at, job_id in enumerate(job_ids)]
-
-
-def _job(
-    job_id: str,
-    raw: dict[bytes, bytes],
-    budget: dict[bytes, bytes],
-    raw_apis: dict[bytes, bytes],
-    raw_leases: dict[bytes, bytes],
-) -> Job:
-    """The hashes of a job as its record on the wire."""
-    if not raw:
-        raise _not_found(job_id)
-    record, apis, leases = _text(raw), _text(raw_apis), _text(raw_leases)
-    request = JobRequest.model_validate_json(record["request"])
-    spent = budget_state(budget)
-    share = request.budget.queries // len(apis)
-    if request.budget.queries_per_api is not None:
-        share = min(share, request.budget.queries_per_api)
-    per_api = {}
-    for api in _in_order(apis):
-        progress = ApiProgress.model_validate_json(apis[api])
-        answered = spent.per_api[api].confirmed if api in spent.per_api else 0
-        planned = share if progress.state in ("waiting", "probing") and not progress.planned else progress.planned
-        per_api[api] = progress.model_copy(update={"answered": answered, "planned": planned})
-    return Job(
-        id=job_id,
-        name=request.name,
-        tags=request.tags,
-        status=JobStatus(record["status"]),
-        phase=Phase(record["phase"]) if "phase" in record else None,
-        created_at=_time(record["created"]),
-        started_at=_time(record["started"]) if "started" in record else None,
-        finished_at=_time(record["finished"]) if "finished" in record else None,
-        attempt=max((int(count) for count in _part(leases, "attempts:").values()), default=0),
-        progress=Progress(phase=_fractions(record, per_api), per_api=per_api),
-        budget=spent,
-        seconds=_seconds(record),
-        metrics={name: float(value) for name, value in _part(record, "metric:").items()},
-        score=_score(record, "score"),
-        random_score=_score(record, "random_score"),
-        error=JobError.model_validate_json(record["error"]) if "error" in record else None,
-        meta_model=record.get("meta_model"),
-        request=request,
-    )
-
-
-def _fractions(record: Mapping[str, str], per_api: Mapping[str, ApiProgress]) -> dict[Phase, float]:
-    """How far each phase that has started is."""
-    started = [phase for phase in PHASES if f"at:{phase}" in record]
-    if not started:
-        return {}
-    told = {Phase(phase): float(value) for phase, value in _part(record, "progress:").items()}
-    apis = list(per_api.values())
-    kept = [api for api in apis if api.state != "dropped"]
-    planned = sum(api.planned for api in kept)
-    counted = {
-        Phase.PROBE: sum(api.state not in ("waiting", "probing") for api in apis) / len(apis),
-        Phase.ACQUIRE: sum(api.planned if api.state == "done" else api.answered for api in kept) / (planned or 1),
-    }
-    fractions = {phase: told.get(phase, counted.get(phase, 0.0)) for phase in PHASES[: PHASES.index(started[-1]) + 1]}
-    learning = started[-1] not in (Phase.PROBE, Phase.ACQUIRE)
-    if learning:
-        fractions |= dict.fromkeys(PHASES[: PHASES.index(started[-1])], 1.0)
-    return dict.fromkeys(fractions, 1.0) if record["status"] == JobStatus.SUCCEEDED else fractions
-
-
-def _seconds(record: Mapping[str, str]) -> dict[Phase, float]:
-    """Wall time of each finished phase: until the next one started, or the job ended."""
-    started = [(phase, int(record[f"at:{phase}"])) for phase in PHASES if f"at:{phase}" in record]
-    ends = [at for _, at in started[1:]]
-    if "finished" in record:
-        ends.append(int(record["finished"]))
-    return {phase: (end - at) / MICROSECONDS for (phase, at), end in zip(started, ends, strict=False)}
-
-
-def _score(record: Mapping[str, str], name: str) -> Score | None:
-    value = record.get(name) or record.get(f"checkpoint:{name}")
-    return Score.model_validate_json(value) if value else None
+        found = [answers[4 * at : 4 * at + 4] for at in range(len(job_ids))]
+        missing = [job_id for job_id, (record, *_) in zip(job_ids, found, strict=True) if not record]
+        if missing:
+            raise _not_found(missing[0])
+        return [
+            told_job(job_id, text(record), budget_state(budget), text(apis), text(leases))
+            for job_id, (record, budget, apis, leases) in zip(job_ids, found, strict=True)
+        ]
 
 
 def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
@@ -482,19 +357,3 @@ def _canonical(request: JobRequest) -> bytes:
 
 def _not_found(job_id: str) -> ProblemError:
     return ProblemError("not-found", f"there is no job {job_id}")
-
-
-def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {field.decode(): value.decode() for field, value in fields.items()}
-
-
-def _part(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)}
-
-
-def _in_order(apis: Mapping[str, Any]) -> list[str]:
-    return sorted(apis, key=lambda api: int(api[1:]))
-
-
-def _time(microseconds: str) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(microseconds))

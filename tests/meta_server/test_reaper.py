@@ -11,8 +11,9 @@ from contracts.jobs import ApiProgress, Job, JobRequest, JobStatus
 from meta_server import reaper
 from meta_server.reaper import Reaper
 from meta_server.store import keys
-from meta_server.store.jobs import LEARN, JobStore
+from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
+from meta_server.store.stored_job import LEARN
 from metering.ledger import Chunk
 from metering.scripts import connect
 

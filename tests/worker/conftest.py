@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 from contracts import oip
 from contracts.jobs import Job, JobRequest
 from meta_server.store.artifacts import Artifacts
-from meta_server.store.jobs import LEARN, JobStore, acquire_role
+from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Announcement, Learners
 from meta_server.store.secrets import Secrets
+from meta_server.store.stored_job import LEARN, acquire_role
 from metering.scripts import connect
 from worker.acquire import acquire
 from worker.context import Context

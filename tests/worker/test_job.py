@@ -10,8 +10,8 @@ from safetensors.numpy import load
 
 from contracts.jobs import JobStatus, Phase
 from meta_server.store import keys
-from meta_server.store.jobs import LEARN, acquire_role
 from meta_server.store.meta_models import MetaModelStore
+from meta_server.store.stored_job import LEARN, acquire_role
 from metering.ledger import Outcome
 from worker.queries import plan_of, queries_of
 

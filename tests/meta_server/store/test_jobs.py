@@ -8,8 +8,9 @@ from contracts.jobs import MOVES, ApiProgress, JobError, JobRequest, JobStatus, 
 from contracts.meta_models import BackboneConfig, MetaModel, Score
 from contracts.problems import ProblemError
 from meta_server.store import ids, keys
-from meta_server.store.jobs import LEARN, JobStore, acquire_role
+from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
+from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
 from metering.ledger import Chunk, Outcome
 from metering.records import MoveRefused

@@ -1,0 +1,170 @@
+"""A job as Redis holds it in hashes of text: what of it a worker reads, and what the service tells."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from contracts.jobs import (
+    ApiProgress,
+    ApiSpec,
+    BudgetState,
+    Job,
+    JobError,
+    JobRequest,
+    JobStatus,
+    Phase,
+    Progress,
+)
+from contracts.meta_models import Score
+from metering.scripts import MICROSECONDS
+
+LEARN = "learn"
+PHASES = tuple(Phase)
+
+
+def acquire_role(api_id: str) -> str:
+    """The role that asks one API."""
+    return f"acquire:{api_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """What a worker needs to know of a job."""
+
+    id: str
+    request: JobRequest
+    status: JobStatus
+    input_shape: tuple[int, int, int] | None  # of the first API that told it
+    apis: dict[str, ApiProgress]  # by API id; `answered` is not filled in
+    checkpoints: dict[str, str]  # name -> where it lies in the artefact store
+
+    def spec(self, api_id: str) -> ApiSpec:
+        """The API's part of the request; its key is masked."""
+        return self.request.apis[int(api_id[1:])]
+
+    def finished(self, state: str) -> list[str]:
+        """Ids of the APIs in `state` (`done` or `dropped`)."""
+        return [api for api, progress in self.apis.items() if progress.state == state]
+
+    def due(self) -> list[str]:
+        """Roles whose work is not finished. The learner begins once every API is done or dropped."""
+        if self.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+            return []
+        waiting = [api for api, progress in self.apis.items() if progress.state not in ("done", "dropped")]
+        return [acquire_role(api) for api in waiting] or [LEARN]
+
+    def too_few(self) -> JobError | None:
+        """Why the job cannot go on: fewer APIs are left than it needs. None while enough are."""
+        dropped = self.finished("dropped")
+        left, least = len(self.apis) - len(dropped), self.request.least_apis
+        if left >= least:
+            return None
+        reasons = "; ".join(f"{self.apis[api].url}: {self.apis[api].reason}" for api in dropped[:5])
+        message = f"{left} of {len(self.apis)} APIs are left and at least {least} are needed. Dropped: {reasons}"
+        return JobError(code="too_few_apis", message=message, param="apis")
+
+
+def stored_job(job_id: str, record: Mapping[str, str], apis: Mapping[str, str]) -> StoredJob:
+    """The hashes of a job as a worker reads them."""
+    shape = record.get("input_shape")
+    return StoredJob(
+        id=job_id,
+        request=JobRequest.model_validate_json(record["request"]),
+        status=JobStatus(record["status"]),
+        input_shape=tuple(json.loads(shape)) if shape else None,
+        apis={api: ApiProgress.model_validate_json(apis[api]) for api in _in_order(apis)},
+        checkpoints=_part(record, "checkpoint:"),
+    )
+
+
+def told_job(
+    job_id: str,
+    record: Mapping[str, str],
+    spent: BudgetState,
+    apis: Mapping[str, str],
+    leases: Mapping[str, str],
+) -> Job:
+    """The hashes of a job, and where its budget stands, as its record on the wire."""
+    request = JobRequest.model_validate_json(record["request"])
+    share = request.budget.queries // len(apis)
+    if request.budget.queries_per_api is not None:
+        share = min(share, request.budget.queries_per_api)
+    per_api = {}
+    for api in _in_order(apis):
+        progress = ApiProgress.model_validate_json(apis[api])
+        answered = spent.per_api[api].confirmed if api in spent.per_api else 0
+        planned = share if progress.state in ("waiting", "probing") and not progress.planned else progress.planned
+        per_api[api] = progress.model_copy(update={"answered": answered, "planned": planned})
+    return Job(
+        id=job_id,
+        name=request.name,
+        tags=request.tags,
+        status=JobStatus(record["status"]),
+        phase=Phase(record["phase"]) if "phase" in record else None,
+        created_at=_time(record["created"]),
+        started_at=_time(record["started"]) if "started" in record else None,
+        finished_at=_time(record["finished"]) if "finished" in record else None,
+        attempt=max((int(count) for count in _part(leases, "attempts:").values()), default=0),
+        progress=Progress(phase=_fractions(record, per_api), per_api=per_api),
+        budget=spent,
+        seconds=_seconds(record),
+        metrics={name: float(value) for name, value in _part(record, "metric:").items()},
+        score=_score(record, "score"),
+        random_score=_score(record, "random_score"),
+        error=JobError.model_validate_json(record["error"]) if "error" in record else None,
+        meta_model=record.get("meta_model"),
+        request=request,
+    )
+
+
+def _fractions(record: Mapping[str, str], per_api: Mapping[str, ApiProgress]) -> dict[Phase, float]:
+    """How far each phase that has started is."""
+    started = [phase for phase in PHASES if f"at:{phase}" in record]
+    if not started:
+        return {}
+    told = {Phase(phase): float(value) for phase, value in _part(record, "progress:").items()}
+    apis = list(per_api.values())
+    kept = [api for api in apis if api.state != "dropped"]
+    planned = sum(api.planned for api in kept)
+    counted = {
+        Phase.PROBE: sum(api.state not in ("waiting", "probing") for api in apis) / len(apis),
+        Phase.ACQUIRE: sum(api.planned if api.state == "done" else api.answered for api in kept) / (planned or 1),
+    }
+    fractions = {phase: told.get(phase, counted.get(phase, 0.0)) for phase in PHASES[: PHASES.index(started[-1]) + 1]}
+    learning = started[-1] not in (Phase.PROBE, Phase.ACQUIRE)
+    if learning:
+        fractions |= dict.fromkeys(PHASES[: PHASES.index(started[-1])], 1.0)
+    return dict.fromkeys(fractions, 1.0) if record["status"] == JobStatus.SUCCEEDED else fractions
+
+
+def _seconds(record: Mapping[str, str]) -> dict[Phase, float]:
+    """Wall time of each finished phase: until the next one started, or the job ended."""
+    started = [(phase, int(record[f"at:{phase}"])) for phase in PHASES if f"at:{phase}" in record]
+    ends = [at for _, at in started[1:]]
+    if "finished" in record:
+        ends.append(int(record["finished"]))
+    return {phase: (end - at) / MICROSECONDS for (phase, at), end in zip(started, ends, strict=False)}
+
+
+def _score(record: Mapping[str, str], name: str) -> Score | None:
+    value = record.get(name) or record.get(f"checkpoint:{name}")
+    return Score.model_validate_json(value) if value else None
+
+
+def text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash as redis-py gives it, decoded."""
+    return {field.decode(): value.decode() for field, value in fields.items()}
+
+
+def _part(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)}
+
+
+def _in_order(apis: Mapping[str, Any]) -> list[str]:
+    return sorted(apis, key=lambda api: int(api[1:]))
+
+
+def _time(microseconds: str) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(microseconds))
