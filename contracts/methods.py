@@ -78,7 +78,7 @@ class FreeOptions(Input):
         description="Which steps' gradients the meta-generator learns from: FREE's last, or all as in its parent.",
     )
     batch_norm: float = Field(
-        1.0, ge=0, le=1000, description="Weight of the batch-norm statistics, where there are any."
+        0.1, ge=0, le=1000, description="Weight of the batch-norm statistics, where there are any."
     )
     adversarial: float = Field(1.0, ge=0, le=1000, description="Weight of disagreement with the meta-model.")
     memory: int = Field(400, ge=2, le=100_000, description="Recovered images kept of each class.")

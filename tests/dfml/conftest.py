@@ -88,6 +88,6 @@ def blob_teachers(blobs: Blobs) -> list[ModuleTeacher]:
     teachers = []
     for first in range(0, 12, 3):
         shown = blobs.images("train")[first : first + 3]
-        net, _ = train_classifier(shown, config=BackboneConfig(width=16), seed=first, epochs=15, flip=False)
+        net, _ = train_classifier(shown, config=BackboneConfig(width=16), seed=first, epochs=12, flip=False)
         teachers.append(ModuleTeacher(net, ways=3, input_shape=SHAPE))
     return teachers

@@ -162,8 +162,8 @@ def test_options_that_cannot_work_are_refused(make_teacher: MakeTeacher) -> None
 
 def test_better_than_its_own_start_on_a_toy(blobs: Dataset, blob_teachers: list[ModuleTeacher]) -> None:
     options = PurerOptions(
-        updates=25, images_per_class=8, adversarial_from=12, patience=3, ways=3, shots=2, episodes=2, inner_steps=2,
-        inner_rate=0.05, outer_rate=5e-3,
+        updates=20, images_per_class=8, adversarial_from=10, patience=3, ways=3, shots=2, episodes=2, inner_steps=2,
+        inner_rate=0.05, outer_rate=5e-3, second_order=False,
     )  # fmt: skip
     evaluation = Evaluation(dataset="blobs", ways=3, shots=[5], episodes=100)
     learned = purer.train(blob_teachers, CONFIG, options, seed=0)
