@@ -4,7 +4,7 @@
     best_single             weights of one teacher, and which one is best
     weight_average          weights of all teachers, of one architecture
     single_teacher          the answers of one teacher about images at hand
-    outputs_as_features     the APIs themselves, whenever the meta-model is used: one query of each an image, for ever
+    OutputsAsFeatures       the APIs themselves, whenever the meta-model is used: one query of each an image, for ever
     real_data               the teachers' training images: the ceiling
 
 The last two are bounds, not rivals: what they give is no self-contained meta-model made without data.
