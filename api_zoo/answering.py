@@ -1,12 +1,16 @@
-"""One infer request from its bytes to its answer: check everything, charge, compute, write down, send."""
+"""One request from its bytes to its answer: check everything, charge, compute, write down, send."""
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 import anyio
 import http_sf
+import torch
 from anyio import to_thread
 from fastapi import Response
 from torch import Tensor
@@ -16,6 +20,7 @@ from api_zoo.services import Services
 from contracts import oip
 from contracts.problems import Fault, ProblemError
 from contracts.zoo import Key
+from dfml.pictures import MOST_PIXELS, BadPicture, drawn, opened
 from metering import gate
 from metering.gate import Admission, Limits
 from metering.scripts import StoreUnavailable
@@ -26,9 +31,12 @@ BUSY_SECONDS = 1  # to wait after the zoo was too slow
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that is sound: what it asks, its images, and the digest that tells it from any other."""
+    """A request that is sound: its images, the digest that tells it from any other, and how its answer is written.
 
-    request: oip.InferRequest
+    `write` makes the body and its headers of an answer, FP32 (n, classes).
+    """
+
+    write: Callable[[bytes], tuple[bytes, dict[str, str]]]
     images: Tensor  # (n, c, h, w)
     digest: str
 
@@ -42,9 +50,22 @@ async def answer(
     header_length: str | None,
     idempotency_key: str | None,
 ) -> Response:
-    """Answer an infer request. Whatever ends it other than a 200 is given back to the key's budget."""
+    """Answer an infer request. Raises `ProblemError`."""
     most = services.settings.max_images
     asked = await to_thread.run_sync(read, model, body, header_length, most)
+    return await deliver(services, key, model, asked, idempotency_key=idempotency_key)
+
+
+async def classify(
+    services: Services, key: Key, model: Model, files: list[bytes], *, idempotency_key: str | None
+) -> Response:
+    """Answer a request that sent image files. Raises `ProblemError`."""
+    asked = await to_thread.run_sync(read_files, model, files, limiter=services.computing)
+    return await deliver(services, key, model, asked, idempotency_key=idempotency_key)
+
+
+async def deliver(services: Services, key: Key, model: Model, asked: Asked, *, idempotency_key: str | None) -> Response:
+    """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget."""
     admission = await admit(
         services.gate,
         key,
@@ -54,10 +75,10 @@ async def answer(
         digest=asked.digest,
     )
     if admission.answer is not None:
-        return respond(model, asked.request, admission, admission.answer)
+        return respond(asked, admission, admission.answer)
     try:
         raw = await _compute(services, model, asked.images)
-        response = respond(model, asked.request, admission, raw)
+        response = respond(asked, admission, raw)
         await services.gate.settle(admission, raw)
     except gate.TakenOver:
         wait = {"Retry-After": "1"}
@@ -88,14 +109,45 @@ def read(model: Model, body: bytes, header_length: str | None, max_images: int) 
         model.check(request.inputs)
         count = request.inputs[0].shape[0]
         if count > max_images:
-            detail = f"{count} images are more than this model takes at once: send at most {max_images}"
-            raise ProblemError("too-large", detail, max_images=max_images)
+            raise too_many(max_images)
         images = model.images(request.inputs[0])
     except BadInput as error:
         raise ProblemError("invalid-request", UNCHARGED, errors=error.faults) from None
     digest = sha256(f"{model.name}\0{header_length}\0".encode())
     digest.update(body)
-    return Asked(request, images, digest.hexdigest())
+    return Asked(partial(_tensors, model, request), images, digest.hexdigest())
+
+
+def read_files(model: Model, files: list[bytes]) -> Asked:
+    """PNG, JPEG or WebP files, resized to the model's input. Raises a 422 `ProblemError` that names every bad file."""
+    found: list[Fault] = []
+    heads = []
+    for index, file in enumerate(files):
+        try:
+            heads.append(opened(file))
+        except BadPicture as error:
+            found.append(Fault(field=f"files.{index}", message=str(error)))
+    if sum(head.width * head.height for head in heads) > MOST_PIXELS:
+        found.append(Fault(field="files", message=f"have more than {MOST_PIXELS} pixels together: send fewer at once"))
+    images = []
+    for index, head in enumerate([] if found else heads):
+        try:
+            images.append(drawn(head, model.input_shape))
+        except BadPicture as error:
+            found.append(Fault(field=f"files.{index}", message=str(error)))
+    if found:
+        raise ProblemError("invalid-request", UNCHARGED, errors=found)
+    # of the files, not of the body: its boundary differs from try to try
+    digest = sha256(f"{model.name}\0classify\0".encode())
+    for file in files:
+        digest.update(sha256(file).digest())
+    return Asked(partial(_labels, model), torch.stack(images), digest.hexdigest())
+
+
+def too_many(max_images: int) -> ProblemError:
+    """A 413 that says how many images are taken at once."""
+    detail = f"more images than this model takes at once: send at most {max_images}"
+    return ProblemError("too-large", detail, max_images=max_images)
 
 
 async def admit(
@@ -149,16 +201,34 @@ def limit_headers(limits: Limits) -> dict[str, str]:
     return {name: http_sf.ser(fields) for name, fields in headers.items() if fields}
 
 
-def respond(model: Model, request: oip.InferRequest, admission: Admission, raw: bytes) -> Response:
-    """The 200 to a request whose probabilities are `raw`, FP32 (n, classes)."""
-    classes = len(model.labels)
-    output = oip.Tensor(OUTPUT, "FP32", (len(raw) // 4 // classes, classes), raw)
-    response = oip.InferResponse(model=model.name, outputs=[output], id=request.id)
-    content, headers = oip.encode_response(response, binary=request.binary_outputs)
+def respond(asked: Asked, admission: Admission, raw: bytes) -> Response:
+    """The 200 to a request whose answer is `raw`, FP32 (n, classes)."""
+    content, headers = asked.write(raw)
     headers |= {"X-Query-Cost": str(admission.cost), **limit_headers(admission.limits)}
     if admission.kind == "replayed":
         headers["Idempotency-Replayed"] = "true"
     return Response(content, headers=headers)
+
+
+def _answered(model: Model, raw: bytes) -> oip.Tensor:
+    classes = len(model.labels)
+    return oip.Tensor(OUTPUT, "FP32", (len(raw) // 4 // classes, classes), raw)
+
+
+def _tensors(model: Model, request: oip.InferRequest, raw: bytes) -> tuple[bytes, dict[str, str]]:
+    response = oip.InferResponse(model=model.name, outputs=[_answered(model, raw)], id=request.id)
+    return oip.encode_response(response, binary=request.binary_outputs)
+
+
+def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
+    """For each image the labels that the policy tells of, the likeliest first."""
+    scores, classes = oip.numbers(_answered(model, raw)), len(model.labels)
+    answers = []
+    for start in range(0, len(scores), classes):
+        row = zip(model.labels, scores[start : start + classes], strict=True)
+        likeliest = sorted(row, key=lambda pair: -pair[1])[: model.told]
+        answers.append([{"label": label, "score": score} for label, score in likeliest])
+    return json.dumps(answers).encode(), {"Content-Type": "application/json"}
 
 
 async def _compute(services: Services, model: Model, images: Tensor) -> bytes:

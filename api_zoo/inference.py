@@ -54,6 +54,7 @@ class Model:
             raise ValueError(f"the response policy {policy} asks for more than the {len(labels)} classes there are")
         self.name = name
         self.policy = policy
+        self.told = {"topk": number, "label": 1}.get(kind, len(labels))  # classes that an answer tells of
         self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
         self.labels = list(labels)
         self.input_shape = input_shape

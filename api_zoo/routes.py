@@ -6,13 +6,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import Field
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
-from api_zoo.answering import answer, unauthorised
+from api_zoo.answering import UNCHARGED, answer, too_many, unauthorised
+from api_zoo.answering import classify as classify_files
 from api_zoo.inference import Model
 from api_zoo.services import Services
 from contracts import oip
 from contracts._base import Record
-from contracts.problems import Problem, ProblemError
+from contracts.problems import Fault, Problem, ProblemError
 from contracts.zoo import Key, ModelMetadata, ServerMetadata, Usage
 from metering.scripts import store_errors
 
@@ -124,7 +127,7 @@ def refuse_encoding(request: Request) -> None:
 
 
 v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
-v1 = APIRouter(prefix="/v1", tags=["Keys"])
+v1 = APIRouter(prefix="/v1", tags=["Image files and keys"])
 
 
 @v2.get("", summary="The server and its extensions")
@@ -194,24 +197,53 @@ _BODY = {
         },
     }
 }
+_HEADERS = {
+    "X-Query-Cost": {
+        "description": "Images charged; for a replay, what was charged then.",
+        "schema": {"type": "integer"},
+    },
+    "RateLimit-Policy": {"description": "The key's limits.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "What is left of them.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "`true` for an answer that was given before.",
+        "schema": {"type": "string"},
+    },
+}
 _ANSWER: Responses = {
     200: {
         "description": "The tensor `probabilities`, FP32 (n, classes), in JSON or raw as it was asked for.",
         "content": {"application/json": {"schema": {"type": "object"}}, oip.BINARY: {}},
-        "headers": {
-            "X-Query-Cost": {
-                "description": "Images charged; for a replay, what was charged then.",
-                "schema": {"type": "integer"},
-            },
-            "RateLimit-Policy": {"description": "The key's limits.", "schema": {"type": "string"}},
-            "RateLimit": {"description": "What is left of them.", "schema": {"type": "string"}},
-            "Idempotency-Replayed": {
-                "description": "`true` for an answer that was given before.",
-                "schema": {"type": "string"},
-            },
+        "headers": _HEADERS,
+    }
+}
+_FILES = {
+    "requestBody": {
+        "required": True,
+        "description": "PNG, JPEG or WebP files, resized to the model's input. Charged by the file.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
         },
     }
 }
+_LABELS: Responses = {
+    200: {
+        "description": "For each file the labels with their scores, the likeliest first; of a model whose response policy "
+        "is `topk:k` or `label`, those k or that one.",
+        "headers": _HEADERS,
+    }
+}
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="Same key, same body: the same answer for 24 h, charged once."),
+]
 
 
 @v2.post(
@@ -226,12 +258,7 @@ async def infer(
     services: ServicesDep,
     key: KeyDep,
     model: ModelDep,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1, max_length=255, description="Same key, same body: the same answer for 24 h, charged once."
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     header_length: Annotated[
         str | None, Header(alias=oip.HEADER, description="Bytes of the JSON part of the body.")
     ] = None,
@@ -239,6 +266,51 @@ async def infer(
     refuse_encoding(request)
     body = await request.body()
     return await answer(services, key, model, body, header_length=header_length, idempotency_key=idempotency_key)
+
+
+class LabelScore(Record):
+    """A class and the probability that the model gives it."""
+
+    label: str
+    score: float
+
+
+@v1.post(
+    "/models/{model}/classify",
+    summary="Classify image files",
+    openapi_extra=_FILES,
+    response_model=list[list[LabelScore]],
+    responses=_LABELS | problems(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
+)
+async def classify(
+    request: Request,
+    services: ServicesDep,
+    key: KeyDep,
+    model: ModelDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    files = await files_of(request, services.settings.max_images)
+    return await classify_files(services, key, model, files, idempotency_key=idempotency_key)
+
+
+async def files_of(request: Request, most: int) -> list[bytes]:
+    """The files of a multipart body. Raises `ProblemError`: 400, 413 for more than `most`, 415, 422 for none."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "multipart/form-data":
+        raise ProblemError("unsupported-media-type", "send image files as multipart/form-data")
+    try:
+        async with request.form(max_files=most, max_fields=0) as form:
+            files = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        if error.detail.startswith("Too many files"):
+            raise too_many(most) from None
+        raise ProblemError("malformed", f"send files alone, as multipart/form-data; {UNCHARGED}") from None
+    if not files:
+        fault = Fault(field="files", message="must hold at least one image file")
+        raise ProblemError("invalid-request", UNCHARGED, errors=[fault])
+    return files
 
 
 @v1.get("/usage", summary="What the key has used", responses=problems(401, 503))

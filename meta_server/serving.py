@@ -4,11 +4,9 @@ The only module of the server that runs a network. Torch is imported when the fi
 """
 
 import asyncio
-import warnings
 from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dfml.nets import Backbone
-
-MOST_PIXELS = 40_000_000  # of one image, before it is resized
-FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 class Serving:
@@ -93,29 +88,12 @@ def decode(images: Sequence[str], shape: tuple[int, int, int], where: str, found
     """
     import torch
 
-    drawn = []
+    from dfml.pictures import drawn, opened
+
+    usable = []
     for index, text in enumerate(images):
         try:
-            drawn.append(_draw(text, shape))
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for files that are none
+            usable.append(drawn(opened(b64decode(text, validate=True)), shape))
+        except ValueError as error:  # no base64, or a `BadPicture`
             found.append(Fault(field=f"{where}.{index}", message=f"is no base64 PNG, JPEG or WebP file: {error}"))
-    return torch.stack(drawn) if drawn else torch.zeros((0, *shape), dtype=torch.uint8)
-
-
-def _draw(text: str, shape: tuple[int, int, int]) -> "Tensor":
-    """One image; its size is known, and refused, before its pixels are unpacked."""
-    import torch
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image: Image.Image = Image.open(BytesIO(b64decode(text, validate=True)), formats=FORMATS)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ValueError("it has too many pixels") from error
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS}")
-    image = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-    pixels = bytearray(image.resize((width, height), Image.Resampling.BILINEAR).tobytes())
-    return torch.frombuffer(pixels, dtype=torch.uint8).reshape(height, width, channels).permute(2, 0, 1)
+    return torch.stack(usable) if usable else torch.zeros((0, *shape), dtype=torch.uint8)
