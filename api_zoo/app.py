@@ -12,7 +12,7 @@ from api_zoo.inference import Model
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
 from edge import errors, openapi
-from edge.middleware import BodyDeadline, BodyLimit, RequestId
+from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 
 
 def create_app(
@@ -37,6 +37,7 @@ def create_app(
     app.include_router(routes.v1)
     app.include_router(admin.router)
     errors.install(app)
+    app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline, seconds=settings.body_seconds)
     app.add_middleware(RequestId)  # added last, so it is the outermost

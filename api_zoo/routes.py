@@ -74,7 +74,7 @@ _PROBLEM_TEXTS = {
     408: "The body took too long to arrive.",
     409: "The same request is still running; `Retry-After` says when it can be taken over.",
     413: "More than will ever be accepted; `max_images` says how many images are.",
-    415: "The body is neither JSON nor raw tensors, or is compressed.",
+    415: "The body is neither JSON nor raw tensors, or is compressed as neither gzip nor deflate.",
     422: "The request is invalid: `errors` names every fault. Or the idempotency key came with another body before.",
     429: "Too fast; `Retry-After` says when to try again.",
     500: "A fault of the server; nothing was charged.",
@@ -120,7 +120,7 @@ def refuse_encoding(request: Request) -> None:
     """Raises 415 for what is no JSON and no raw tensors."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
-        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send it unencoded")
+        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send gzip or deflate")
     media = request.headers.get("content-type", oip.BINARY).partition(";")[0].strip().lower()
     if media not in {"application/json", oip.BINARY}:
         raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
@@ -190,7 +190,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": f"JSON alone; or JSON followed by raw little-endian tensors, the header `{oip.HEADER}` giving the "
-        "bytes of the JSON part. Charged by the image.",
+        "bytes of the JSON part (unpacked). May be sent in gzip or deflate. Charged by the image.",
         "content": {
             "application/json": {"schema": _INFER},
             oip.BINARY: {"schema": {"type": "string", "format": "binary"}},

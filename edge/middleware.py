@@ -2,12 +2,16 @@
 
 import re
 import uuid
+import zlib
 
 import anyio
+import anyio.lowlevel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_PIECE = 2**18  # bytes unpacked before others get their turn
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -87,3 +91,67 @@ class BodyDeadline:
             raise HTTPException(408, f"the body did not arrive within {self.seconds:.0f} s")
 
         await self.app(scope, receive_in_time, send)
+
+
+class Decompress:
+    """Unpacks bodies in gzip or deflate (zlib, RFC 9110) piece by piece; more than `most` bytes unpacked are a 413.
+
+    Bodies that are damaged, cut short or followed by more are a 400. Other encodings pass as they are, header and all.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        encoding = Headers(scope=scope).get("content-encoding", "").strip().lower() if scope["type"] == "http" else ""
+        if encoding not in _WINDOWS:
+            await self.app(scope, receive, send)
+            return
+        told = (b"content-encoding", b"content-length")  # both are of the packed body
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() not in told]
+        unpacked = _Unpacked(receive, encoding, self.most)
+        await self.app({**scope, "headers": headers}, unpacked.receive, send)
+
+
+class _Unpacked:
+    """A request's messages with its body unpacked; at most `_PIECE` bytes of it are in memory beside what was received."""
+
+    def __init__(self, receive: Receive, encoding: str, most: int) -> None:
+        self._receive = receive
+        self._encoding = encoding
+        self._most = most
+        self._stream = zlib.decompressobj(_WINDOWS[encoding])
+        self._packed = b""  # received, not yet unpacked
+        self._more = True  # to be received
+        self._count = 0
+        self._ended = False
+
+    async def receive(self) -> Message:
+        if self._ended:
+            return await self._receive()  # that the caller went away
+        while not self._packed and self._more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message
+            self._packed = message.get("body", b"")
+            self._more = message.get("more_body", False)
+        await anyio.lowlevel.checkpoint()
+        body = self._unpack()
+        self._ended = not self._packed and not self._more and len(body) < _PIECE
+        if self._ended and not self._stream.eof:
+            raise HTTPException(400, f"the {self._encoding} body is cut short")
+        return {"type": "http.request", "body": body, "more_body": not self._ended}
+
+    def _unpack(self) -> bytes:
+        try:
+            body = self._stream.decompress(self._packed, _PIECE)
+        except zlib.error:
+            raise HTTPException(400, f"the body is no {self._encoding}") from None
+        self._packed = self._stream.unconsumed_tail
+        if self._stream.unused_data:
+            raise HTTPException(400, f"bytes follow the end of the {self._encoding} body")
+        self._count += len(body)
+        if self._count > self._most:
+            raise HTTPException(413, f"the body is larger than {self._most} bytes once unpacked")
+        return body
