@@ -3,17 +3,18 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Security
+from fastapi import APIRouter, Depends, Path, Query, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api_zoo.answering import unauthorised
 from api_zoo.routes import ServicesDep, problems
 from contracts.problems import Fault, ProblemError
-from contracts.zoo import Key, KeyRequest, NewKey, Usage
-from metering.keyring import UnknownKey
+from contracts.zoo import AuditEntry, Key, KeyRequest, NewKey, TopUp, Usage
+from metering.keyring import CannotTopUp, UnknownKey
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="AdminKey", description="The zoo's admin key.")
 
@@ -73,3 +74,31 @@ async def revoke(services: ServicesDep, key_id: KeyId) -> Key:
 async def usage(services: ServicesDep, key_id: KeyId) -> Usage:
     with _known():
         return await services.keyring.usage(key_id)
+
+
+@router.post("/{key_id}/top-up", summary="Raise a key's budget", responses=problems(401, 404, 409, 422, 503))
+async def top_up(services: ServicesDep, key_id: KeyId, wanted: TopUp) -> Key:
+    try:
+        with _known():
+            return await services.keyring.top_up(key_id, wanted.images)
+    except CannotTopUp as error:
+        raise ProblemError("conflict", f"{error}; nothing was changed") from None
+
+
+@router.get(
+    "/{key_id}/audit", summary="A key's charges and refunds, oldest first", responses=problems(401, 404, 422, 503)
+)
+async def audit(
+    services: ServicesDep,
+    key_id: KeyId,
+    after: Annotated[
+        str | None, Query(pattern=r"^[0-9]{1,15}-[0-9]{1,15}$", description="The id of the last entry seen.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most entries to answer.")] = 100,
+) -> list[AuditEntry]:
+    with _known():
+        await services.keyring.get(key_id)
+    return [
+        AuditEntry.model_validate(asdict(entry))
+        for entry in await services.gate.audit(key_id, after=after, limit=limit)
+    ]

@@ -158,6 +158,8 @@ async def admit(
         return await metered.admit(key.id, model=model, images=images, idempotency_key=idempotency_key, digest=digest)
     except gate.KeyRevoked:
         raise unauthorised("the key was revoked: ask the host for a new one") from None
+    except gate.KeyExpired:
+        raise unauthorised("the key has expired: ask the host for a new one") from None
     except gate.ModelForbidden:
         detail = f"the key may not use {model}: POST /v2/repository/index lists what it may"
         raise ProblemError("forbidden", detail) from None

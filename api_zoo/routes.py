@@ -1,5 +1,6 @@
 """The REST interface for callers: the Open Inference Protocol v2, and what a key has used."""
 
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -38,6 +39,8 @@ async def key_of(services: ServicesDep, sent: Annotated[HTTPAuthorizationCredent
         raise unauthorised("send a key of this zoo as Authorization: Bearer mz_…")
     if key.revoked:
         raise unauthorised("the key was revoked: ask the host for a new one")
+    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):  # the gate decides by Redis's clock again
+        raise unauthorised("the key has expired: ask the host for a new one")
     return key
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
 
 from contracts._base import Input, Name, Record
 
@@ -104,16 +104,27 @@ class ServerMetadata(Record):
     extensions: list[str]
 
 
+LARGEST_BUDGET = 10**12  # images
+
+
 class KeyRequest(Input):
     """A new key: how much it may ask in all, how fast, and which models."""
 
     name: Name = "key"
-    budget: int | None = Field(None, ge=0, le=10**12, description="Images over the key's life. Null: no limit.")
+    budget: int | None = Field(None, ge=0, le=LARGEST_BUDGET, description="Images over the key's life. Null: no limit.")
     images_per_second: float | None = Field(None, gt=0, le=1e9, description="Sustained rate. Null: no limit.")
     burst: int | None = Field(
         None, ge=1, le=10**9, description="Most images at once. Null: one second's worth, at least one full request."
     )
     models: list[ModelName] | None = Field(None, max_length=10_000, description="Null: every model.")
+    expires_at: AwareDatetime | None = Field(None, description="The key grants nothing from then on. Null: never.")
+    notes: str = Field("", max_length=2000, description="For the host; shown to nobody without the admin key.")
+
+
+class TopUp(Input):
+    """More images for a key. A call that is repeated tops up again."""
+
+    images: int = Field(ge=1, le=LARGEST_BUDGET, description="Added to the budget.")
 
 
 class Key(Record):
@@ -128,6 +139,8 @@ class Key(Record):
     burst: int | None
     models: list[str] | None
     revoked: bool
+    expires_at: datetime | None = None
+    notes: str = ""
 
 
 class NewKey(Key):
@@ -144,3 +157,14 @@ class Usage(Record):
     spent: int
     left: int | None
     per_model: dict[str, int]
+
+
+class AuditEntry(Record):
+    """One line of a key's audit stream, which is only ever appended to."""
+
+    id: str = Field(description="Place in the stream; pass the last one as `after` for what follows.")
+    kind: Literal["charge", "refund"]
+    charge: str = Field(description="A refund carries the id of the charge that it gives back.")
+    model: str
+    images: int
+    time: datetime

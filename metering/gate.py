@@ -77,6 +77,10 @@ class KeyRevoked(Refused):
     """The key was revoked, or is unknown."""
 
 
+class KeyExpired(Refused):
+    """The key's time is over."""
+
+
 class ModelForbidden(Refused):
     """The key may not use this model."""
 
@@ -170,6 +174,8 @@ class Gate:
                 return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
             case "revoked":
                 raise KeyRevoked("the key was revoked")
+            case "expired":
+                raise KeyExpired("the key has expired")
             case "reused":
                 raise KeyReused("the idempotency key came with another request before")
             case "running":

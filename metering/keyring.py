@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from redis.asyncio import Redis
 
-from contracts.zoo import Key, KeyRequest, NewKey, Usage
+from contracts.zoo import LARGEST_BUDGET, Key, KeyRequest, NewKey, Usage
 from metering.scripts import MICROSECONDS, Scripts, store_errors
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -44,6 +44,10 @@ def mark(key_id: str, idempotency_key: str) -> str:
     return f"mz:zoo:{{{key_id}}}:mark:{sha256(idempotency_key.encode()).hexdigest()}"
 
 
+class CannotTopUp(Exception):
+    """The budget cannot be raised; the message says why."""
+
+
 class Keyring:
     """The keys of one zoo."""
 
@@ -71,6 +75,8 @@ class Keyring:
             # an object, so that the script's look-up does not depend on how many there are
             "models": "" if request.models is None else json.dumps(dict.fromkeys(request.models, True)),
             "revoked": "0",
+            "expires": "" if request.expires_at is None else str(round(request.expires_at.timestamp() * MICROSECONDS)),
+            "notes": request.notes,
         }
         await self._scripts.run("key_create", keys=[record(key_id), INDEX], args=[key_id, json.dumps(fields)])
         return NewKey(**(await self.get(key_id)).model_dump(), secret=shown)
@@ -100,6 +106,17 @@ class Keyring:
         await self._known(key_id)
         with store_errors():
             await self._redis.hset(record(key_id), "revoked", 1)
+        return await self.get(key_id)
+
+    async def top_up(self, key_id: str, images: int) -> Key:
+        """The key with `images` more in its budget. Raises `UnknownKey`, `CannotTopUp`, `StoreUnavailable`."""
+        verdict = await self._scripts.run("key_top_up", keys=[record(key_id)], args=[images, LARGEST_BUDGET])
+        if verdict == b"unknown":
+            raise UnknownKey(f"there is no key {key_id}")
+        if verdict == b"unlimited":
+            raise CannotTopUp("the key has no budget: it may ask without limit")
+        if verdict == b"large":
+            raise CannotTopUp(f"the budget would be more than {LARGEST_BUDGET} images")
         return await self.get(key_id)
 
     async def usage(self, key_id: str) -> Usage:
@@ -135,6 +152,10 @@ def _key(key_id: str, fields: dict[str, str]) -> Key:
         burst=int(fields["burst"]) if fields["burst"] else None,
         models=sorted(json.loads(fields["models"])) if fields["models"] else None,
         revoked=fields["revoked"] == "1",
+        expires_at=datetime.fromtimestamp(int(fields["expires"]) / MICROSECONDS, UTC)
+        if fields.get("expires")
+        else None,
+        notes=fields.get("notes", ""),
     )
 
 

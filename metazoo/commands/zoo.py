@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,11 +138,17 @@ def create(
     images_per_second: Annotated[float | None, typer.Option(help="Sustained rate. Default: no limit.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Most images at once.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeatable. Default: all.")] = None,
+    expires: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="When it ends; a date is UTC.")
+    ] = None,
+    notes: Annotated[str | None, typer.Option(help="For the host.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its secret is shown this once."""
-    wanted = {"budget": budget, "images_per_second": images_per_second, "burst": burst, "models": model}
+    wanted = {"budget": budget, "images_per_second": images_per_second, "burst": burst, "models": model, "notes": notes}
     given = {field: value for field, value in wanted.items() if value is not None}
+    if expires is not None:
+        given["expires_at"] = (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).isoformat()
     made = _call(url, "POST", "", {"name": name, **given})
     typer.echo(json.dumps(made) if as_json else f"{made['id']}\n{made['secret']}")
 
@@ -169,6 +176,18 @@ def revoke(key: KeyId, url: ZooUrl, as_json: AsJson = False) -> None:
     """End a key; what it has used stays on record."""
     revoked = _call(url, "DELETE", f"/{key}")
     typer.echo(json.dumps(revoked) if as_json else f"{revoked['id']} revoked")
+
+
+@keys.command()
+def top_up(
+    key: KeyId,
+    url: ZooUrl,
+    images: Annotated[int, typer.Option(min=1, help="Added to its budget.")],
+    as_json: AsJson = False,
+) -> None:
+    """Raise a key's budget. Run twice, it raises it twice."""
+    raised = _call(url, "POST", f"/{key}/top-up", {"images": images})
+    typer.echo(json.dumps(raised) if as_json else f"{raised['id']}: {raised['spent']} of {raised['budget']} images")
 
 
 @keys.command()

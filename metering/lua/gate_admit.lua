@@ -11,7 +11,7 @@ local digest = model .. ' ' .. ARGV[3]  -- the same body sent to another model i
 local lease, window, repeatable = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local at = now()
 
-local key = redis.call('HMGET', record, 'revoked', 'models', 'budget', 'spent', 'rate', 'burst', 'arrival')
+local key = redis.call('HMGET', record, 'revoked', 'models', 'budget', 'spent', 'rate', 'burst', 'arrival', 'expires')
 if not key[1] then return {'unknown'} end
 local budget, spent = tonumber(key[3]), tonumber(key[4])  -- nil where there is no limit
 local rate, burst = tonumber(key[5]), tonumber(key[6])
@@ -45,6 +45,8 @@ local function answer(verdict, ...)
 end
 
 if key[1] == '1' then return answer('revoked') end
+local expires = key[8] and tonumber(key[8])  -- nil or false where it never does
+if expires and at >= expires then return answer('expired') end
 
 -- A request seen before was decided and charged once and for all.
 local seen = redis.call('HMGET', mark, 'digest', 'state', 'charge', 'cost', 'deadline', 'until', 'answer')

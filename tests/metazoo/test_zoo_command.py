@@ -132,6 +132,17 @@ def test_keys_are_made_shown_and_revoked(answers) -> None:
     ]
 
 
+def test_keys_expire_and_are_topped_up(answers) -> None:
+    environment = {"METAZOO_ZOO_URL": URL, "METAZOO_ZOO_ADMIN_KEY": "hidden"}
+    sent = answers(201, {**KEY, "secret": "mz_abc_def"})
+    run("keys", "create", "--expires", "2030-01-02", "--notes", "a course", **environment)
+    told = json.loads(sent[-1].content)
+    assert told == {"name": "key", "notes": "a course", "expires_at": "2030-01-02T00:00:00+00:00"}
+    answers(200, {**KEY, "budget": 15, "spent": 4})
+    assert run("keys", "top-up", "abc", "--images", 5, **environment).stdout == "abc: 4 of 15 images\n"
+    assert (sent[-1].url.path, json.loads(sent[-1].content)) == ("/admin/keys/abc/top-up", {"images": 5})
+
+
 def test_keys_say_why_not(answers) -> None:
     assert run("keys", "list").exit_code == 2  # no URL
     unset = run("keys", "list", "--url", URL)

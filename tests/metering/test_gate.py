@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fractions import Fraction
 
 import pytest
@@ -29,6 +30,7 @@ from metering.gate import (
     BurstExceeded,
     Gate,
     InProgress,
+    KeyExpired,
     KeyReused,
     KeyRevoked,
     Limits,
@@ -411,6 +413,31 @@ async def test_a_budget_is_granted_to_the_last_image_by_16_callers_at_once(bench
         raise AssertionError("unreachable")
 
     assert sum(await asyncio.gather(*(caller() for _ in range(16)))) == 500
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_an_expired_key_gets_nothing_and_no_replay(bench: Bench) -> None:
+    key = await bench.key(expires_at=datetime.fromtimestamp((START + 5 * MICROSECONDS) / MICROSECONDS, UTC))
+    await bench.wait(4.999)
+    await bench.gate.settle(await bench.ask(key, name="k"), b"answer")
+    await bench.wait(0.001)
+    for name in ("k", None):
+        with pytest.raises(KeyExpired):
+            await bench.ask(key, name=name)
+    assert (await bench.keyring.usage(key)).spent == 10
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_top_ups_and_charges_at_once_lose_nothing(bench: Bench) -> None:
+    key = await bench.key(budget=100)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(10):
+            tasks.create_task(bench.keyring.top_up(key, 7))
+            tasks.create_task(bench.ask(key))
+    used = await bench.keyring.usage(key)
+    assert (used.budget, used.spent) == (170, 100)
 
 
 @pytest.mark.redis
