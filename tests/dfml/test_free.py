@@ -180,7 +180,7 @@ def test_surprise_moves_images_to_where_the_student_is_wrong() -> None:
 
 def test_better_than_its_own_start_on_a_toy(blobs: Dataset, blob_teachers: list[ModuleTeacher]) -> None:
     options = FreeOptions(
-        epochs=7, warm_up=4, images_per_class=10, latent=16, generator_width=8, ways=3, shots=2, queries=8, replay_tasks=3,
+        epochs=7, warm_up=4, images_per_class=8, latent=16, generator_width=6, ways=3, shots=2, queries=6, replay_tasks=3,
         patience=2, inner_steps=2, inner_rate=0.05, generator_rate=1e-2, meta_rate=1e-2, outer_rate=5e-3,
         second_order=False,
     )  # fmt: skip
