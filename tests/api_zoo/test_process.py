@@ -114,3 +114,46 @@ def test_what_was_paid_for_is_replayed_by_the_next_process(tmp_path: Path, redis
         assert bytes(first.probabilities.data) == bytes(again.probabilities.data)
         with Metazoo(zoo_url=zoo.url, zoo_api_key=key) as metazoo:
             assert metazoo.zoo.usage().spent == 12
+
+
+def test_a_client_that_nobody_here_wrote_asks_a_served_zoo(tmp_path: Path, redis_url: str, write_zoo) -> None:
+    import tritonclient.http as triton  # here: it takes a while, and only this test needs it
+
+    write_zoo(tmp_path / "zoo")
+    pixels = torch.frombuffer(bytearray(images(5).data), dtype=torch.uint8).view(5, 3, 16, 16).numpy()
+    with served(tmp_path / "zoo", redis_url, tmp_path / "log") as zoo:
+        key = {"Authorization": f"Bearer {zoo.key(budget=60)}"}
+        client = triton.InferenceServerClient(zoo.url.removeprefix("http://"))
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("toy-00", headers=dict(key))
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+        assert client.get_model_metadata("toy-00", headers=dict(key))["outputs"][0]["shape"] == [-1, 3]
+        listed = client.get_model_repository_index(headers=dict(key))
+        assert [(model["name"], model["state"]) for model in listed] == [("toy-00", "READY"), ("toy-01", "READY")]
+        answers = []
+        for raw_input in (True, False):
+            for raw_output, packed in ((True, None), (False, "gzip"), (None, "deflate"), (True, "gzip"), (False, None)):
+                given = triton.InferInput("images", list(pixels.shape), "UINT8")
+                given.set_data_from_numpy(pixels, binary_data=raw_input)
+                wanted = triton.InferRequestedOutput("probabilities", binary_data=raw_output or False)
+                found = client.infer(
+                    "toy-00",
+                    [given],
+                    outputs=None if raw_output is None else [wanted],
+                    headers=dict(key),  # which the client changes
+                    request_id="mine",
+                    request_compression_algorithm=packed,
+                )
+                assert found.get_response()["id"] == "mine"
+                answers.append(torch.tensor(found.as_numpy("probabilities")))
+        for each in answers:
+            torch.testing.assert_close(each, answers[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(answers[0].sum(1), torch.ones(5))
+        for model, status in (("nothing", "404"), ("toy-00", "402")):  # the ten answers took 50 of the 60 images
+            large = triton.InferInput("images", [11, 3, 16, 16], "UINT8")
+            large.set_data_from_numpy(torch.zeros((11, 3, 16, 16), dtype=torch.uint8).numpy())
+            with pytest.raises(triton.InferenceServerException) as refused:
+                client.infer(model, [large], headers=dict(key))
+            assert refused.value.status() == status
+        client.close()
