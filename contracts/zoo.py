@@ -3,12 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from contracts._base import Input, Name, Record
+from contracts._base import Input, Name, Record, refuse
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-
 
 ResponsePolicy = Annotated[str, StringConstraints(pattern=r"^(probabilities|label|topk:[1-9][0-9]{0,3}|round:[1-6])$")]
 """What an answer tells of the probabilities: all of them, which class is the likeliest, the k largest, or d decimals."""
@@ -119,6 +118,12 @@ class KeyRequest(Input):
     models: list[ModelName] | None = Field(None, max_length=10_000, description="Null: every model.")
     expires_at: AwareDatetime | None = Field(None, description="The key grants nothing from then on. Null: never.")
     notes: str = Field("", max_length=2000, description="For the host; shown to nobody without the admin key.")
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> "KeyRequest":
+        if self.burst is not None and self.images_per_second is None:
+            refuse("KeyRequest", [(("burst",), "has no meaning without images_per_second: give both, or neither")])
+        return self
 
 
 class TopUp(Input):

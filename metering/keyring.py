@@ -60,9 +60,7 @@ class Keyring:
         key_id, secret = _random(ID_LENGTH), _random(SECRET_LENGTH)
         shown = f"mz_{key_id}_{secret}"
         burst = request.burst
-        if request.images_per_second is None:
-            burst = None
-        elif burst is None:
+        if burst is None and request.images_per_second is not None:
             burst = max(math.ceil(request.images_per_second), FULL_REQUEST)
         fields = {
             "name": request.name,

@@ -275,6 +275,8 @@ async def test_keys_that_cannot_be_are_refused_with_every_fault(zoo, admin) -> N
     wrong = {"budget": -1, "images_per_second": 0, "burst": 0, "colour": "red"}
     told = problem(await zoo.http.post("/admin/keys", json=wrong, headers=admin), 422, "invalid-request")
     assert {fault["field"] for fault in told["errors"]} == set(wrong)
+    told = problem(await zoo.http.post("/admin/keys", json={"burst": 3}, headers=admin), 422, "invalid-request")
+    assert [fault["field"] for fault in told["errors"]] == ["burst"]
     problem(await zoo.http.post("/admin/keys", json={"models": ["nothing"]}, headers=admin), 422, "invalid-request")
     problem(await zoo.http.get("/admin/keys/none", headers=admin), 404, "not-found")
     problem(await zoo.http.delete("/admin/keys/none", headers=admin), 404, "not-found")

@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         scripts = Scripts(self.redis, clock_key=CLOCK)
         self.keyring = Keyring(self.redis, scripts)
         self.gate = Gate(self.redis, scripts, replay_seconds=REPLAY, lease_seconds=LEASE)
-        wanted = KeyRequest(budget=budget, images_per_second=rate, burst=burst, models=list(ALLOWED))
+        wanted = KeyRequest(budget=budget, images_per_second=rate, burst=burst if rate else None, models=list(ALLOWED))
         self.key = self.run(self.keyring.create(wanted)).id
         self.plain = Plain(budget, rate, burst, tokens=Fraction(burst))
         self.known: list[tuple[str, Admission]] = []  # what callers hold, whatever has become of it
