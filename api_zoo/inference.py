@@ -16,8 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from contracts import oip
 from contracts.problems import Fault
 from contracts.zoo import ModelMetadata, ModelParameters, TensorMetadata, parse_policy
+from dfml.teachers import CHUNK
 
-CHUNK = 64
 INPUT, OUTPUT = "images", "probabilities"
 DTYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -14,15 +14,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Child:
-    """A running child and the file its output goes to."""
+    """A running child."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
-
-    def last_words(self, lines: int = 20) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the leader alone: it winds its own children down."""
@@ -50,7 +45,12 @@ def start(name: str, arguments: list[str], *, environment: dict[str, str], log: 
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    return Child(name, process, log)
+    return Child(name, process)
+
+
+def last_words(log: Path, lines: int = 20) -> str:
+    """The end of a log; empty when nothing was logged."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def die_with_parent() -> None:

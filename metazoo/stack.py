@@ -77,9 +77,9 @@ class Stack:
             return "redis"
         return next((child.name for child in self._children if child.process.poll() is not None), None)
 
-    def last_words(self, name: str) -> str:
-        """The end of the named part's log."""
-        return next((child.last_words() for child in self._children if child.name == name), "")
+    def log_of(self, name: str) -> Path:
+        """Where the named part logs."""
+        return self.data_dir / "redis" / "redis.log" if name == "redis" else self.data_dir / "logs" / f"{name}.log"
 
     def stop(self) -> None:
         """Stop workers first, Redis last, so that each can still write down where it was."""
@@ -107,8 +107,7 @@ class Stack:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(f"another `metazoo up` uses {self.data_dir}: stop it or give another --data-dir") from None
-        logs = self.data_dir / "logs"
-        logs.mkdir(exist_ok=True)
+        (self.data_dir / "logs").mkdir(exist_ok=True)
         kept = _kept_secrets(self.data_dir / "secrets.json")
 
         redis_url = os.environ.get("REDIS_URL")
@@ -138,8 +137,8 @@ class Stack:
             "learn": ["worker", "learn", "--name", f"learn-{run}"],
         }
         for name, arguments in commands.items():
-            log = logs / f"{name}.log"
-            self._children.append(children.start(name, arguments, environment=environment, log=log))
+            started = children.start(name, arguments, environment=environment, log=self.log_of(name))
+            self._children.append(started)
         self._wait("zoo", lambda: _answers(f"{zoo_url}/v2/health/ready"))
         self._wait("server", lambda: _answers(f"{server_url}/health/ready"))
         pings = _WorkerPings(redis_url)
@@ -161,13 +160,10 @@ class Stack:
         deadline = time.monotonic() + START_TIMEOUT
         while not is_ready():
             if ended := self.ended():
-                raise StackError(
-                    f"{ended} ended while starting. Its log {self.data_dir / 'logs'} ends:\n{self.last_words(ended)}"
-                )
+                log = self.log_of(ended)
+                raise StackError(f"{ended} ended while starting. Its log {log} ends:\n{children.last_words(log)}")
             if time.monotonic() > deadline:
-                raise StackError(
-                    f"{name} was not ready within {START_TIMEOUT:.0f} s: see {self.data_dir / 'logs' / name}.log"
-                )
+                raise StackError(f"{name} was not ready within {START_TIMEOUT:.0f} s: see {self.log_of(name)}")
             time.sleep(0.05)
         self.on_ready(name)
 

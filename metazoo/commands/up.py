@@ -27,6 +27,7 @@ def up(
 ) -> None:
     """Start Redis, the zoo, the server and two workers on this machine; stop them all on Ctrl-C."""
     from metazoo import private_files
+    from metazoo.children import last_words
     from metazoo.demo_zoo import ensure
     from metazoo.stack import Stack, StackError
 
@@ -48,7 +49,8 @@ def up(
                     time.sleep(0.2)
             finally:
                 ready_file.unlink(missing_ok=True)
-            console.print(f"[red]{ended} ended by itself.[/red] Its log ends:\n{stack.last_words(ended)}", markup=True)
+            log = stack.log_of(ended)
+            console.print(f"{ended} ended by itself. Its log {log} ends:\n{last_words(log)}", markup=False)
             sys.exit(1)
     except StackError as error:
         console.print(f"metazoo up: {error}", markup=False)

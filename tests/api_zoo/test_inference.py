@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from api_zoo.inference import CHUNK, BadInput, Model, folded, limited
+from api_zoo.inference import BadInput, Model, folded, limited
 from contracts import oip
 from contracts.zoo import Normalisation
 from dfml.nets import build_classifier
 from dfml.numerics.distillation import rounding_unit
-from dfml.teachers import ModuleTeacher
+from dfml.teachers import CHUNK, ModuleTeacher
 
 NORMALISE = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 SHAPE = (3, 19, 16)
