@@ -33,8 +33,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
         redirect_slashes=False,
     )
     app.state.key_digest = sha256(settings.api_key.get_secret_value().encode()).digest()
-    app.include_router(routes.v1)
-    app.include_router(routes.health)
+    app.include_router(routes.root)
     errors.install(app)
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline)

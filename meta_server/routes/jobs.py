@@ -1,0 +1,95 @@
+"""Jobs over REST."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
+
+from contracts.jobs import EventPage, Job, JobPage, JobRequest, JobStatus
+from meta_server import events
+from meta_server.routes.access import ServicesDep
+from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
+
+_LOCATION = {"Location": {"description": "The job's URL, relative to the server.", "schema": {"type": "string"}}}
+_CREATED: Responses = {202: {"headers": _LOCATION}}
+_STREAM: Responses = {
+    200: {
+        "description": "A page of events; or, for `Accept: text/event-stream`, events as they happen until the job has "
+        "ended: `id` resumes after the event, `event` is its type, `data` is an `Event` as JSON.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+JobId = Annotated[str, Path(description="The job's id.", max_length=100)]
+EventId = Annotated[str | None, Query(description="Only events after this one.", pattern=events.STREAM_ID)]
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="As `after`; what a browser sends to resume.", pattern=events.STREAM_ID),
+]
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses=_CREATED | problems(400, 413, 415),
+)
+async def create_job(
+    request: JobRequest,
+    response: Response,
+    after_answering: BackgroundTasks,
+    services: ServicesDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
+    job, created = await services.jobs.create(request, idempotency_key=idempotency_key)
+    if created:
+        after_answering.add_task(services.enqueue, job)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job
+
+
+@router.get("")
+async def list_jobs(
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    return await services.jobs.list(after=after, limit=limit, status=status)
+
+
+@router.get("/{job_id}", responses=problems(404))
+async def retrieve_job(job_id: JobId, services: ServicesDep) -> Job:
+    """A job as it is now."""
+    return await services.jobs.get(job_id)
+
+
+@router.post("/{job_id}/cancel", responses=problems(404, 409))
+async def cancel_job(job_id: JobId, services: ServicesDep) -> Job:
+    """Stop a job. A queued one is cancelled at once, a running one within a step; what it has paid for is kept."""
+    return await services.jobs.cancel(job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=EventPage,
+    responses=_STREAM | problems(404),
+)
+async def job_events(
+    request: Request,
+    job_id: JobId,
+    services: ServicesDep,
+    after: EventId = None,
+    last_event_id: LastEventId = None,
+    limit: Annotated[
+        int, Query(description="Most events on the page; a stream has no end of page.", ge=1, le=1000)
+    ] = 100,
+) -> Any:
+    """What happened to a job, oldest first."""
+    resume = last_event_id or after
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return await services.jobs.events(job_id, after=resume, limit=limit)
+    await services.jobs.status(job_id)
+    return events.stream(services.jobs, job_id, resume)

@@ -1,0 +1,55 @@
+"""Meta-models over REST."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Response
+
+from contracts.meta_models import MetaModel, MetaModelPage, PredictRequest, PredictResponse
+from meta_server import files
+from meta_server.routes.access import ServicesDep
+from meta_server.routes.description import After, Limit, Responses, problems
+
+_ETAG = {"ETag": {"description": "SHA-256 of the file, quoted.", "schema": {"type": "string"}}}
+_FILE: Responses = {
+    200: {"description": "The file.", "headers": _ETAG, "content": {"application/octet-stream": {}}},
+    304: {"description": "The caller has it: `If-None-Match` names what it holds.", "headers": _ETAG},
+}
+
+MetaModelId = Annotated[str, Path(description="The meta-model's id.", max_length=100)]
+
+router = APIRouter(prefix="/meta-models", tags=["meta-models"])
+
+
+@router.get("")
+async def list_meta_models(services: ServicesDep, after: After = None, limit: Limit = 20) -> MetaModelPage:
+    """Meta-models, newest first."""
+    return await services.meta_models.list(after=after, limit=limit)
+
+
+@router.get("/{meta_model_id}", responses=problems(404))
+async def retrieve_meta_model(meta_model_id: MetaModelId, services: ServicesDep) -> MetaModel:
+    """A meta-model: where it comes from, what it cost, how good it is, and its files."""
+    return await services.meta_models.get(meta_model_id)
+
+
+@router.get(
+    "/{meta_model_id}/files/{name}",
+    response_class=Response,
+    responses=_FILE | problems(404),
+)
+async def meta_model_file(
+    meta_model_id: MetaModelId,
+    name: Annotated[str, Path(description="One of the names in `files` of the meta-model.", max_length=200)],
+    services: ServicesDep,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="`ETag` of what the caller has.", max_length=1000)
+    ] = None,
+) -> Response:
+    """One file of a meta-model."""
+    return await files.send_file(services, meta_model_id, name, if_none_match)
+
+
+@router.post("/{meta_model_id}/predict", responses=problems(400, 404, 413, 415))
+async def predict(meta_model_id: MetaModelId, request: PredictRequest, services: ServicesDep) -> PredictResponse:
+    """Learn a new task from a few labelled images, and label others, in one call. Nothing of it is kept."""
+    return await services.serving.predict(meta_model_id, request)
