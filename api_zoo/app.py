@@ -34,7 +34,8 @@ def create_app(
         redirect_slashes=False,
     )
     app.include_router(routes.v2)
-    app.include_router(routes.v1)
+    app.include_router(routes.files)
+    app.include_router(routes.keys)
     app.include_router(admin.router)
     errors.install(app)
     app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent

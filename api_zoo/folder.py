@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from api_zoo.inference import Model
+from api_zoo.inference import Model, folded
 from contracts.problems import faults
 from contracts.zoo import Manifest, TeacherEntry
 from dfml.teachers import BadTeacher, load_teacher
@@ -79,7 +79,7 @@ def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) ->
         teacher = load_teacher(manifest, entry, held)
         return Model(
             f"{manifest.dataset}-{path.stem}",
-            teacher.module,
+            folded(teacher.module),
             entry.classes,
             manifest.input,
             policy=policy,

@@ -32,7 +32,7 @@ class BadInput(ValueError):
 
 
 class Model:
-    """A hosted classifier under its name. `module` gives logits; it is copied, so the caller's is left as it was.
+    """A hosted classifier under its name. `module` gives logits and is run as it is: fold it before (see `folded`).
 
     `policy` is what its answers tell (`contracts.zoo.ResponsePolicy`); with `eight_bit_only` it takes UINT8 images alone.
     """
@@ -58,7 +58,7 @@ class Model:
         self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
         self.labels = list(labels)
         self.input_shape = input_shape
-        self._module = folded(module)
+        self._module = module
 
     def metadata(self, max_images: int) -> ModelMetadata:
         """What `GET /v2/models/{name}` answers."""

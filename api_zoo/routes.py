@@ -1,4 +1,8 @@
-"""The REST interface for callers: the Open Inference Protocol v2, and what a key has used."""
+"""The REST interface for callers: the Open Inference Protocol v2, image files, and what a key has used.
+
+Who calls, which models there are and what answering uses are the dependencies `key_of`, `names_of`, `model_of` and
+`services`: a server that hosts other models than a folder's overrides them, and shares the rest.
+"""
 
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -57,6 +61,11 @@ async def model_of(
     if key.models is not None and model not in key.models:
         raise ProblemError("forbidden", f"the key may not use {model}: POST /v2/repository/index lists what it may")
     return found
+
+
+async def names_of(services: ServicesDep, key: KeyDep) -> list[str]:
+    """The models that the key may use."""
+    return [name for name in services.models if key.models is None or name in key.models]
 
 
 ModelDep = Annotated[Model, Depends(model_of)]
@@ -130,7 +139,8 @@ def refuse_encoding(request: Request) -> None:
 
 
 v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
-v1 = APIRouter(prefix="/v1", tags=["Image files and keys"])
+files = APIRouter(prefix="/v1", tags=["Image files"])
+keys = APIRouter(prefix="/v1", tags=["Keys"])
 
 
 @v2.get("", summary="The server and its extensions")
@@ -151,8 +161,8 @@ async def ready(services: ServicesDep) -> ReadyStatus:
 
 
 @v2.post("/repository/index", summary="The models that the key may use", responses=problems(401, 422, 503))
-async def index(services: ServicesDep, key: KeyDep, wanted: IndexRequest | None = None) -> list[IndexEntry]:
-    return [IndexEntry(name=name) for name in services.models if key.models is None or name in key.models]
+async def index(names: Annotated[list[str], Depends(names_of)], wanted: IndexRequest | None = None) -> list[IndexEntry]:
+    return [IndexEntry(name=name) for name in names]
 
 
 @v2.get("/models/{model}", summary="What a model takes and gives", responses=problems(401, 403, 404, 503))
@@ -278,7 +288,7 @@ class LabelScore(Record):
     score: float
 
 
-@v1.post(
+@files.post(
     "/models/{model}/classify",
     summary="Classify image files",
     openapi_extra=_FILES,
@@ -292,8 +302,8 @@ async def classify(
     model: ModelDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    files = await files_of(request, services.settings.max_images)
-    return await classify_files(services, key, model, files, idempotency_key=idempotency_key)
+    sent = await files_of(request, services.settings.max_images)
+    return await classify_files(services, key, model, sent, idempotency_key=idempotency_key)
 
 
 async def files_of(request: Request, most: int) -> list[bytes]:
@@ -303,19 +313,19 @@ async def files_of(request: Request, most: int) -> list[bytes]:
         raise ProblemError("unsupported-media-type", "send image files as multipart/form-data")
     try:
         async with request.form(max_files=most, max_fields=0) as form:
-            files = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+            sent = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
     except HTTPException as error:
         if error.status_code != 400:
             raise
         if error.detail.startswith("Too many files"):
             raise too_many(most) from None
         raise ProblemError("malformed", f"send files alone, as multipart/form-data; {UNCHARGED}") from None
-    if not files:
+    if not sent:
         fault = Fault(field="files", message="must hold at least one image file")
         raise ProblemError("invalid-request", UNCHARGED, errors=[fault])
-    return files
+    return sent
 
 
-@v1.get("/usage", summary="What the key has used", responses=problems(401, 503))
+@keys.get("/usage", summary="What the key has used", responses=problems(401, 503))
 async def usage(services: ServicesDep, key: KeyDep) -> Usage:
     return await services.keyring.usage(key.id)

@@ -49,11 +49,12 @@ class CannotTopUp(Exception):
 
 
 class Keyring:
-    """The keys of one zoo."""
+    """The keys of one zoo; `index` is the Redis key that lists them."""
 
-    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, *, index: str = INDEX) -> None:
         self._redis = redis
         self._scripts = scripts
+        self._index = index
 
     async def create(self, request: KeyRequest) -> NewKey:
         """A new key with its secret, which is not kept. Raises `StoreUnavailable`."""
@@ -76,7 +77,7 @@ class Keyring:
             "expires": "" if request.expires_at is None else str(round(request.expires_at.timestamp() * MICROSECONDS)),
             "notes": request.notes,
         }
-        await self._scripts.run("key_create", keys=[record(key_id), INDEX], args=[key_id, json.dumps(fields)])
+        await self._scripts.run("key_create", keys=[record(key_id), self._index], args=[key_id, json.dumps(fields)])
         return NewKey(**(await self.get(key_id)).model_dump(), secret=shown)
 
     async def authenticate(self, secret: str) -> Key | None:
@@ -96,7 +97,7 @@ class Keyring:
     async def list(self) -> "list[Key]":
         """Every key, oldest first. Raises `StoreUnavailable`."""
         with store_errors():
-            ids = sorted(_decoded(member) for member in await self._redis.smembers(INDEX))
+            ids = sorted(_decoded(member) for member in await self._redis.smembers(self._index))
         return sorted([await self.get(key_id) for key_id in ids], key=lambda key: (key.created_at, key.id))
 
     async def revoke(self, key_id: str) -> Key:
@@ -105,6 +106,14 @@ class Keyring:
         with store_errors():
             await self._redis.hset(record(key_id), "revoked", 1)
         return await self.get(key_id)
+
+    async def forget(self, key_id: str) -> None:
+        """Delete the key and its audit stream: for keys whose model is gone. Raises `StoreUnavailable`."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(record(key_id), audit(key_id))
+                pipe.srem(self._index, key_id)
+                await pipe.execute()
 
     async def top_up(self, key_id: str, images: int) -> Key:
         """The key with `images` more in its budget. Raises `UnknownKey`, `CannotTopUp`, `StoreUnavailable`."""

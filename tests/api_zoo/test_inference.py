@@ -38,14 +38,14 @@ def images() -> torch.Tensor:
 def test_folded_answers_as_the_plain_module(images: torch.Tensor, conv_bias: bool) -> None:
     module = classifier(conv_bias)
     plain = ModuleTeacher(module, ways=5, input_shape=SHAPE).predict(images)
-    model = Model("m", module, list("abcde"), SHAPE)
+    model = Model("m", folded(module), list("abcde"), SHAPE)
     torch.testing.assert_close(model.predict(images), plain, atol=1e-5, rtol=1e-4)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded(module).modules())
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())  # the caller's is untouched
 
 
 def test_an_answer_depends_on_its_own_image_alone(images: torch.Tensor) -> None:
-    model = Model("m", classifier(), list("abcde"), SHAPE)
+    model = Model("m", folded(classifier()), list("abcde"), SHAPE)
     together = model.predict(images)
     alone = torch.cat([model.predict(images[index : index + 1]) for index in range(len(images))])
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=1e-5)
@@ -55,12 +55,12 @@ def test_an_answer_depends_on_its_own_image_alone(images: torch.Tensor) -> None:
 
 
 def test_bytes_and_floats_of_the_same_pixels_get_the_same_answer(images: torch.Tensor) -> None:
-    model = Model("m", classifier(), list("abcde"), SHAPE)
+    model = Model("m", folded(classifier()), list("abcde"), SHAPE)
     torch.testing.assert_close(model.predict(images.float() / 255), model.predict(images))
 
 
 def test_answers_are_rows_of_probabilities(images: torch.Tensor) -> None:
-    model = Model("m", classifier(), list("abcde"), SHAPE)
+    model = Model("m", folded(classifier()), list("abcde"), SHAPE)
     rows = torch.frombuffer(bytearray(model.answer(images)), dtype=torch.float32).view(-1, 5)
     assert len(rows) == len(images)
     torch.testing.assert_close(rows.sum(1), torch.ones(len(images)))
@@ -88,7 +88,7 @@ def sent(n: int = 1, *, name="images", datatype="FP32", shape=None, fill: float 
 )
 def test_tensors_that_are_no_images_are_named(inputs: list[oip.Tensor], field: str) -> None:
     with pytest.raises(BadInput) as caught:
-        Model("m", classifier(), list("abcde"), SHAPE).check(inputs)
+        Model("m", folded(classifier()), list("abcde"), SHAPE).check(inputs)
     assert [fault.field for fault in caught.value.faults] == [field]
 
 
@@ -96,7 +96,7 @@ def test_tensors_that_are_no_images_are_named(inputs: list[oip.Tensor], field: s
 def test_pixels_out_of_range_are_refused(value: float) -> None:
     pixels = torch.full((2, *SHAPE), 0.5)
     pixels[1, 2, 7, 3] = value
-    model = Model("m", classifier(), list("abcde"), SHAPE)
+    model = Model("m", folded(classifier()), list("abcde"), SHAPE)
     with pytest.raises(BadInput, match=r"send FP32 in \[0, 1\], or UINT8"):
         model.images(oip.Tensor("images", "FP32", tuple(pixels.shape), pixels.numpy().tobytes()))
 

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from contracts.zoo import KeyRequest
 from metering.gate import Gate
-from metering.keyring import FULL_REQUEST, Keyring, UnknownKey
+from metering.keyring import FULL_REQUEST, Keyring, UnknownKey, audit, record
 from metering.scripts import Scripts, StoreUnavailable, connect
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +125,16 @@ async def test_without_redis_nobody_is_recognised(unused_redis: Redis) -> None:
     for call in (keyring.authenticate(secret), keyring.create(KeyRequest()), keyring.list(), keyring.get("a")):
         with pytest.raises(StoreUnavailable):
             await call
+
+
+@pytest.mark.redis
+async def test_rings_list_their_own_keys_and_can_forget_them(redis: Redis) -> None:
+    scripts = Scripts(redis)
+    zoo, other = Keyring(redis, scripts), Keyring(redis, scripts, index="mz:other:keys")
+    kept, gone = await zoo.create(KeyRequest()), await other.create(KeyRequest())
+    assert [key.id for key in await zoo.list()] == [kept.id]
+    assert [key.id for key in await other.list()] == [gone.id]
+    await other.forget(gone.id)
+    assert await other.list() == []
+    assert await other.authenticate(gone.secret) is None
+    assert not await redis.exists(record(gone.id), audit(gone.id), "mz:other:keys")
