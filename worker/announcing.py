@@ -7,12 +7,10 @@ import threading
 
 import structlog
 
-from dfml.datasets import NAMES, DatasetMissing, open_dataset
+from dfml.datasets import SPLITS, DatasetMissing, names_under, open_dataset
 from meta_server.store.learners import ANNOUNCE_EVERY, Announcement, Learners
 from metering.scripts import StoreUnavailable, connect
 from worker.settings import Settings
-
-SPLITS = ("train", "val", "test")
 
 log = structlog.get_logger()
 
@@ -20,11 +18,11 @@ log = structlog.get_logger()
 def what_is_here(settings: Settings) -> Announcement:
     """The data sets under METAZOO_DATA and those that need none."""
     classes, missing = {}, {}
-    for name in NAMES:
+    for name in names_under(settings.data):
         try:
             dataset = open_dataset(name, settings.data)
             classes[name] = {split: len(dataset.classes(split)) for split in SPLITS}
-        except DatasetMissing as error:
+        except (DatasetMissing, ValueError, OSError) as error:  # broken is as good as missing
             missing[name] = str(error)
     return Announcement(classes=classes, missing=missing)
 

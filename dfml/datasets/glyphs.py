@@ -6,6 +6,7 @@ sheared, bent, painted in any colours, and laid over a texture, so that form alo
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dfml.datasets.sources import check_split
 from dfml.procedural import spectra
 
 Array = NDArray[np.float64]
@@ -40,9 +42,11 @@ class Glyphs:
         """`glyph-000` to `glyph-199`."""
         return tuple(f"glyph-{number:03d}" for number in _numbers(split))
 
-    def images(self, split: str) -> Tensor:
+    def images(self, split: str, classes: Sequence[str] | None = None) -> Tensor:
         """uint8 (classes, 100, 3, 32, 32). Drawn once a process, in a second or a few."""
-        return _DRAWN.get(self.seed, split)
+        drawn = _DRAWN.get(self.seed, split)
+        names = self.classes(split)
+        return drawn if classes is None else drawn[[names.index(name) for name in classes]]
 
 
 def draw_class(seed: int, number: int, textures: Array) -> NDArray[np.uint8]:
@@ -143,8 +147,7 @@ def _colours(rng: Rng, n: int) -> tuple[Array, Array, Array]:
 
 
 def _numbers(split: str) -> range:
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown: there are {', '.join(SPLITS)}")
+    check_split(split)
     return SPLITS[split]
 
 
