@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from client import _retry
 from client._flow import AsyncDriver, Driver, Flow, Pause, Request, call
 from client.errors import InvalidAnswer, JobFailed, MetazooError, TimedOut
-from contracts.jobs import MOVES, Event, EventPage, Job, JobPage, JobRequest, JobStatus
+from contracts.jobs import ENDED, MOVES, Event, EventPage, Job, JobPage, JobRequest, JobStatus
 
 PAGE = 100  # events asked for at a time
 RECONNECTS = 10  # fruitless attempts after which following gives up: about a minute
@@ -47,7 +47,23 @@ class Jobs:
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; what it has paid for is kept. Raises `Conflict` when it has ended already."""
-        return self._driver.call(Request("POST", f"{_path(job_id)}/cancel"), Job)
+        return self._driver.call(_move(job_id, "cancel"), Job)
+
+    def pause(self, job_id: str) -> Job:
+        """Let a job rest: requests under way are answered first. Raises `Conflict` when it has ended or is ending.
+
+        metazoo.jobs.pause(job.id)
+        metazoo.jobs.resume(job.id)  # later; it goes on from its last answer or checkpoint
+        """
+        return self._driver.call(_move(job_id, "pause"), Job)
+
+    def resume(self, job_id: str) -> Job:
+        """Go on with a paused job. Raises `Conflict` when it is still pausing or has ended."""
+        return self._driver.call(_move(job_id, "resume"), Job)
+
+    def retry(self, job_id: str) -> Job:
+        """Go on with a failed job: all it paid for and its checkpoints are kept. Raises `Conflict` when it has not failed."""
+        return self._driver.call(_move(job_id, "retry"), Job)
 
     def events(self, job_id: str, *, after: str | None = None, follow: bool = False) -> Iterator[Event]:
         """What happened to a job, oldest first, after the event with the id `after`.
@@ -105,7 +121,19 @@ class AsyncJobs:
 
     async def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; what it has paid for is kept. Raises `Conflict` when it has ended already."""
-        return await self._driver.call(Request("POST", f"{_path(job_id)}/cancel"), Job)
+        return await self._driver.call(_move(job_id, "cancel"), Job)
+
+    async def pause(self, job_id: str) -> Job:
+        """Let a job rest; see `Jobs.pause`."""
+        return await self._driver.call(_move(job_id, "pause"), Job)
+
+    async def resume(self, job_id: str) -> Job:
+        """Go on with a paused job; see `Jobs.resume`."""
+        return await self._driver.call(_move(job_id, "resume"), Job)
+
+    async def retry(self, job_id: str) -> Job:
+        """Go on with a failed job; see `Jobs.retry`."""
+        return await self._driver.call(_move(job_id, "retry"), Job)
 
     def events(self, job_id: str, *, after: str | None = None, follow: bool = False) -> AsyncIterator[Event]:
         """What happened to a job, oldest first; see `Jobs.events`."""
@@ -147,6 +175,7 @@ class Follower:
         self._retries = retries
         self._failures = 0
         self._heard = False  # an event in this connection
+        self._at_end = False  # the last event told of an end; of a failed job it may not be the last
         self._closing = False  # the job had ended before this connection began
 
     def connect(self) -> Request:
@@ -166,7 +195,8 @@ class Follower:
                 f"job {self._job_id}: an event cannot be read; is this client as new as the server?"
             ) from None
         self._last, self._failures, self._heard = event.id, 0, True
-        self.ended = event.type == "status" and event.data.get("status") in ENDED
+        status = event.data.get("status") if event.type == "status" else None
+        self.ended, self._at_end = status in FINAL, status in ENDED
         return event
 
     def disconnected(self) -> Flow[None]:
@@ -176,7 +206,7 @@ class Follower:
         """
         if self.ended:
             return
-        if self._closing and not self._heard:
+        if self._closing and (self._at_end or not self._heard):
             self.ended = True
             return
         job = yield from call(_job(self._job_id), Job, retries=self._retries)
@@ -193,7 +223,7 @@ class Follower:
         return wait
 
 
-ENDED = frozenset(status for status, moves in MOVES.items() if not moves)
+FINAL = frozenset(status for status, moves in MOVES.items() if not moves)  # a failed job may be retried
 
 
 def _path(job_id: str) -> str:
@@ -202,6 +232,10 @@ def _path(job_id: str) -> str:
 
 def _job(job_id: str) -> Request:
     return Request("GET", _path(job_id))
+
+
+def _move(job_id: str, move: str) -> Request:
+    return Request("POST", f"{_path(job_id)}/{move}")
 
 
 def _create(request: JobRequest | Mapping[str, Any], idempotency_key: str | None) -> Request:

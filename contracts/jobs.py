@@ -17,21 +17,28 @@ class JobStatus(StrEnum):
 
     QUEUED = "queued"  # stored and enqueued; no worker has begun
     RUNNING = "running"  # workers hold leases, or the reaper will hand its work on
+    PAUSING = "pausing"  # asked to rest; open holds are being drained
+    PAUSED = "paused"  # nobody works on it until it is resumed; `reason` says why
     CANCELLING = "cancelling"  # asked to stop; open holds are being resolved
     CANCELLED = "cancelled"  # stopped on request; what was paid for is kept
     SUCCEEDED = "succeeded"  # the meta-model is published
-    FAILED = "failed"  # `error` says why and what to do
+    FAILED = "failed"  # `error` says why and what to do; a retry goes on from where it stood
 
 
 MOVES: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
-    JobStatus.RUNNING: frozenset({JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset({JobStatus.PAUSING, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED}),
+    JobStatus.PAUSING: frozenset({JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.FAILED}),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.FAILED}),
     JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.FAILED}),
     JobStatus.CANCELLED: frozenset(),
     JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
 }
-"""State -> states it may move to. A state with no moves is terminal."""
+"""State -> states it may move to: `paused` returns to the queue when it is resumed, `failed` when it is retried."""
+
+ENDED = frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED})
+"""States in which a job rests for good, unless a failed one is retried."""
 
 
 class Phase(StrEnum):
@@ -166,7 +173,9 @@ class Job(Record):
     name: str | None = Field(description="As in the request.")
     tags: list[str] = Field(description="As in the request.")
     status: JobStatus = Field(description="Where the job stands.")
-    reason: str | None = Field(None, description="Why it is in this state, where that is not plain; else null.")
+    reason: str | None = Field(
+        None, description="Why it is in this state, such as why it was paused; null where that is plain."
+    )
     phase: Phase | None = Field(None, description="The furthest phase that has started; null while queued.")
     created_at: datetime = Field(description="When it was stored.")
     started_at: datetime | None = Field(None, description="When a worker first began; null until then.")

@@ -1,5 +1,7 @@
 """Sends work to the workers: Celery messages by task name that carry ids alone."""
 
+from collections.abc import Iterable
+
 from celery import Celery
 
 from contracts.jobs import Job
@@ -40,8 +42,12 @@ class Queue:
 
     def submit(self, job: Job) -> None:
         """Have every API of a new job asked."""
-        for api_id in job.progress.per_api:
-            self.acquire(job.id, api_id)
+        self.send_all(job.id, [acquire_role(api_id) for api_id in job.progress.per_api])
+
+    def send_all(self, job_id: str, roles: Iterable[str]) -> None:
+        """Have the work of these roles done."""
+        for role in roles:
+            self.send(job_id, role)
 
     def close(self) -> None:
         """Close the connections."""

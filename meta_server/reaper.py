@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from contracts.jobs import MOVES
+from contracts.jobs import ENDED
 from contracts.problems import ProblemError
 from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE, Queue
 from meta_server.store import keys
@@ -82,7 +82,7 @@ class Reaper:
         due = job.due()
         if not due:
             closed = await self._store.close(job_id)
-            if closed and not MOVES[job.status]:
+            if closed and job.status in ENDED:
                 await self._forget(job_id)
             return
         if error := job.too_few():

@@ -10,7 +10,6 @@ import structlog
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
-from contracts.jobs import Job
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
 from meta_server.serving import Serving
@@ -19,7 +18,7 @@ from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.secrets import Secrets
-from metering.scripts import connect
+from metering.scripts import StoreUnavailable, connect
 
 log = structlog.get_logger()
 
@@ -35,12 +34,13 @@ class Services:
     queue: Queue
     serving: Serving
 
-    async def enqueue(self, job: Job) -> None:
-        """Have the APIs of a new job asked. When the queue fails, the reaper does it later: the job is stored."""
+    async def enqueue(self, job_id: str) -> None:
+        """Have done what is due of a queued job. When the queue fails, the reaper does it later: the job is stored."""
         try:
-            await anyio.to_thread.run_sync(self.queue.submit, job)
-        except OperationalError as error:
-            log.warning("enqueue_failed", job=job.id, cause=str(error))
+            due = (await self.jobs.load(job_id)).due()
+            await anyio.to_thread.run_sync(self.queue.send_all, job_id, due)
+        except (OperationalError, StoreUnavailable) as error:
+            log.warning("enqueue_failed", job=job_id, cause=str(error))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from metering.leases import Lease, LeaseLost
 from metering.scripts import MICROSECONDS, Scripts
 
 Moves = Mapping[Any, Iterable[str]]
-"""Status -> statuses it may move to. A status with no moves is terminal."""
+"""Status -> statuses it may move to."""
 
 
 class MoveRefused(Exception):
@@ -22,6 +22,10 @@ class MoveRefused(Exception):
         super().__init__(f"{status or 'a missing record'} cannot become {to}")
         self.status = status
         self.to = to
+
+
+class StillAtWork(Exception):
+    """Somebody holds a lease of the record: the move must wait until it is given back or has run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,12 @@ class KeyReused(Exception):
 
 
 class Records:
-    """Creates and changes records. `moves` is the table of legal moves between statuses."""
+    """Creates and changes records. `moves` is the table of legal moves between statuses; `ends` are those of its ends."""
 
-    def __init__(self, scripts: Scripts, moves: Moves) -> None:
+    def __init__(self, scripts: Scripts, moves: Moves, *, ends: Iterable[str]) -> None:
         self._scripts = scripts
         self._moves = {str(status): frozenset(map(str, to)) for status, to in moves.items()}
+        self._ends = frozenset(map(str, ends))
 
     async def create(
         self,
@@ -97,11 +102,12 @@ class Records:
         lease: Lease | None = None,
         only_from: Iterable[str] | None = None,
         fields: Mapping[str, str] | None = None,
-        event: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        idle: bool = False,
     ) -> None:
-        """Move to status `to`. `only_from` narrows the statuses it may come from.
+        """Move to status `to`, for `reason`. `only_from` narrows where from; `idle`: nobody may hold a lease.
 
-        Raises `MoveRefused`, `LeaseLost`, `StoreUnavailable`.
+        Raises `MoveRefused`, `StillAtWork`, `LeaseLost`, `StoreUnavailable`.
         """
         sources = {status for status, targets in self._moves.items() if to in targets}
         if only_from is not None:
@@ -113,13 +119,29 @@ class Records:
             args=[
                 *_proof(lease),
                 to,
-                int(not self._moves[to]),
-                json.dumps(dict(fields or {})),
-                json.dumps({"status": to, "reason": None, **(event or {})}),
+                int(to in self._ends),
+                int(idle),
+                json.dumps({"reason": reason or "", **(fields or {})}),
+                json.dumps({"status": to, "reason": reason}),
                 *ordered,
             ],
         )
         _check(verdict, rest, to, lease)
+
+    async def retry(self, keys: RecordKeys, *, set_back: Mapping[str, str]) -> None:
+        """Queue a failed record again with its attempts counted anew; `set_back` are fields of the hash `apis`.
+
+        Raises `MoveRefused`, `StillAtWork`, `StoreUnavailable`.
+        """
+        verdict, *rest = await self._scripts.run(
+            "record_retry",
+            keys=[
+                *(keys.leases, keys.record, keys.events, keys.apis, keys.open),
+                *(f"{keys.index}failed", f"{keys.index}queued"),
+            ],
+            args=[json.dumps(dict(set_back)), json.dumps({"status": "queued", "reason": None})],
+        )
+        _check(verdict, rest, "queued", None)
 
     async def write(
         self,
@@ -199,5 +221,7 @@ def _proof(lease: Lease | None) -> tuple[str, str]:
 def _check(verdict: bytes, rest: list[Any], to: str, lease: Lease | None) -> None:
     if verdict == b"stale":
         raise LeaseLost(lease.role if lease else to)
+    if verdict == b"busy":
+        raise StillAtWork(to)
     if verdict == b"refused":
         raise MoveRefused(rest[0].decode(), to)

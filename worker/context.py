@@ -19,6 +19,7 @@ from worker.settings import Settings
 from worker.transport import Guard, GuardedTransport
 
 POLL_EVERY = 1.0  # seconds between looks at the job's status
+DRAIN = 30.0  # seconds that a request under way is given to be answered when its job is paused
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Context:
     holder: str = "worker"  # who takes the leases, for people who look
     stopping: Callable[[], bool] = lambda: False  # the worker is asked to shut down
     poll_every: float = POLL_EVERY
+    drain: float = DRAIN
     renew_every: float = RENEW_EVERY
 
     async def advance(self, job_id: str) -> None:

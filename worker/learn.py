@@ -35,7 +35,7 @@ from metering.records import MoveRefused
 from worker.context import Context
 from worker.failures import JobFault
 from worker.queries import plan_of, queries_of
-from worker.watch import Stopped, Watch, Why, end
+from worker.watch import Stopped, Watch, end, why
 
 REPORT_EVERY = 1.0  # seconds
 
@@ -210,8 +210,8 @@ async def _publish(
     )
     try:
         await context.store.publish(job.id, watch.lease, meta_model, folder=folder)
-    except MoveRefused:
-        raise Stopped(Why.ENDED) from None
+    except MoveRefused as refused:
+        raise Stopped(why(refused.status)) from None
 
 
 @dataclass

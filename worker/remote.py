@@ -31,7 +31,7 @@ from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, Settled
 from worker.probe import BadApi, read_probabilities
-from worker.watch import Stopped, Watch, Why
+from worker.watch import Stopped, Watch, Why, why
 
 CHUNK = 64  # images a request for an API that states no limit
 LARGEST_CHUNK = 512
@@ -104,8 +104,8 @@ class RemoteTeacher:
                 raise Enough("the job's budget is spent") from None
             self.largest = spent.left
             return
-        except JobClosed:
-            raise Stopped(Why.ENDED) from None
+        except JobClosed as closed:
+            raise Stopped(why(closed.status)) from None
         self.chunks += 1
         await self._send(chunk, body, headers)
 
@@ -165,12 +165,12 @@ class RemoteTeacher:
             attempt += 1
             if wait > LONGEST_HINT or time.monotonic() - failing_since > self.patience:
                 await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
-                why = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
-                raise Enough(f"it {why} for {max(wait, self.patience):.0f} s: {_named(refused)}") from refused
+                did = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
+                raise Enough(f"it {did} for {max(wait, self.patience):.0f} s: {_named(refused)}") from refused
             try:
                 await self.watch.sleep(wait * (1 + random() / 4))
             except Stopped as stopped:
-                if stopped.why is Why.ENDED:
+                if stopped.why is Why.ENDED or (stopped.why is Why.PAUSED and not maybe_sent):
                     await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
                 raise
 

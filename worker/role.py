@@ -1,7 +1,6 @@
 """How every task runs: one role of one job, under its lease, watched, its failures made the job's error."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import structlog
 
@@ -36,7 +35,7 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
 
 
 async def _under(lease: Lease, context: Context, job_id: str, role: str, work: Work) -> None:
-    with suppress(_Ended):
+    try:
         async with watching(context, job_id, lease) as watch:
             if await context.store.begin(job_id, lease) != JobStatus.RUNNING:
                 return
@@ -45,11 +44,7 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                 return
             try:
                 await work(context, job, watch)
-            except Stopped as stopped:
-                if stopped.why is Why.ENDED:
-                    raise _Ended from None
-                raise
-            except (LeaseLost, StoreUnavailable):
+            except (Stopped, LeaseLost, StoreUnavailable):
                 raise
             except Exception as error:
                 if isinstance(error, JobFault):
@@ -57,7 +52,6 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                 else:
                     log.exception("task_failed")
                 await context.store.fail(job_id, job_error(error), lease=lease)
-
-
-class _Ended(Exception):
-    """The job ended while it was worked on."""
+    except Stopped as stopped:
+        if stopped.why not in (Why.ENDED, Why.PAUSED):
+            raise

@@ -22,16 +22,23 @@ class Why(StrEnum):
     """Why a task must stop."""
 
     ENDED = "ended"  # the job was cancelled, or it failed: nothing more is wanted
+    PAUSED = "paused"  # the job is to rest: what is under way is drained, what cannot be stays an open hold
     LOST = "lost"  # another worker has the lease, or may have
     SHUTDOWN = "shutdown"  # this worker stops; another one goes on
+
+
+def why(status: str) -> Why:
+    """Why to stop working on a job that is `status`, which is not running."""
+    resting = (JobStatus.PAUSING, JobStatus.PAUSED, JobStatus.QUEUED)
+    return Why.PAUSED if status in resting else Why.ENDED
 
 
 class Stopped(Exception):
     """The task must stop; `why`."""
 
-    def __init__(self, why: Why) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: Why) -> None:
+        super().__init__(reason)
+        self.why = reason
 
 
 class Watch:
@@ -58,13 +65,13 @@ class Watch:
         self.check()
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns. When the task must stop, it has a few seconds left to end by itself, then `Stopped`."""
+        """What `work` returns. When the task must stop, it has some seconds left to end by itself, then `Stopped`."""
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                await asyncio.wait({task}, timeout=GRACE)
+                await asyncio.wait({task}, timeout=self._context.drain if self._why is Why.PAUSED else GRACE)
             if not task.done():
                 self.check()
             return await task
@@ -73,9 +80,9 @@ class Watch:
             await end(task)
 
     async def keep(self) -> None:
-        """Look at the job and renew the lease, until one of them says stop."""
+        """Look at the job and renew the lease, until one of them says stop; while a pause drains, for as long as that takes."""
         renewed = time.monotonic()
-        while self._why is None:
+        while self._why in (None, Why.PAUSED):
             await asyncio.sleep(self._context.poll_every)
             if self._context.stopping():
                 return self._say(Why.SHUTDOWN)
@@ -84,8 +91,9 @@ class Watch:
                     asked = time.monotonic()
                     await self._context.store.leases.renew(self.lease)
                     renewed = asked
-                if await self._context.store.status(self._job_id) != JobStatus.RUNNING:
-                    return self._say(Why.ENDED)
+                status = await self._context.store.status(self._job_id)
+                if status != JobStatus.RUNNING:
+                    self._say(why(status))
             except ProblemError:  # there is no such job any more
                 return self._say(Why.ENDED)
             except LeaseLost:
@@ -96,8 +104,8 @@ class Watch:
                     return self._say(Why.LOST)
         return None
 
-    def _say(self, why: Why) -> None:
-        self._why = why
+    def _say(self, reason: Why) -> None:
+        self._why = reason
         self._stop.set()
 
 
@@ -114,14 +122,14 @@ async def end(task: asyncio.Future[Any]) -> None:
 
 @asynccontextmanager
 async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator[Watch]:
-    """Watches over a task and gives its lease back at the end. An ordered shutdown counts as no attempt."""
+    """Watches over a task and gives its lease back at the end. An ordered shutdown or a pause counts as no attempt."""
     watch = Watch(context, job_id, lease)
     keeper = asyncio.ensure_future(watch.keep())
     orderly = False
     try:
         yield watch
     except Stopped as stopped:
-        orderly = stopped.why is Why.SHUTDOWN
+        orderly = stopped.why in (Why.SHUTDOWN, Why.PAUSED)
         raise
     finally:
         await end(keeper)

@@ -44,7 +44,7 @@ async def create_job(
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, idempotency_key=idempotency_key)
     if created:
-        after_answering.add_task(services.enqueue, job)
+        after_answering.add_task(services.enqueue, job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -70,6 +70,28 @@ async def retrieve_job(job_id: JobId, services: ServicesDep) -> Job:
 async def cancel_job(job_id: JobId, services: ServicesDep) -> Job:
     """Stop a job. A queued one is cancelled at once, a running one within a step; what it has paid for is kept."""
     return await services.jobs.cancel(job_id)
+
+
+@router.post("/{job_id}/pause", responses=problems(404, 409))
+async def pause_job(job_id: JobId, services: ServicesDep) -> Job:
+    """Let a job rest. A queued one is paused at once, a running one when the requests under way have been answered."""
+    return await services.jobs.pause(job_id, reason="paused on request")
+
+
+@router.post("/{job_id}/resume", responses=problems(404, 409))
+async def resume_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
+    """Go on with a paused job, from its last answer or checkpoint."""
+    job = await services.jobs.resume(job_id)
+    after_answering.add_task(services.enqueue, job.id)
+    return job
+
+
+@router.post("/{job_id}/retry", responses=problems(404, 409))
+async def retry_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
+    """Go on with a failed job: what it paid for and its checkpoints are kept, APIs that were dropped are asked again."""
+    job = await services.jobs.retry(job_id)
+    after_answering.add_task(services.enqueue, job.id)
+    return job
 
 
 @router.get(

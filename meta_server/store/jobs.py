@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from contracts.jobs import (
+    ENDED,
     MOVES,
     ApiProgress,
     Event,
@@ -42,7 +43,7 @@ from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
 from metering.leases import Lease, Leases
 from metering.ledger import Ledger, budget_fields, budget_state
-from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records
+from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records, StillAtWork
 from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
@@ -61,7 +62,7 @@ class JobStore:
         self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
         self._secrets = secrets
         self._scripts = scripts or Scripts(redis)
-        self._records = Records(self._scripts, MOVES)
+        self._records = Records(self._scripts, MOVES, ends=ENDED)
         self.leases = Leases(self._scripts)
         self.service_leases = Leases(self._scripts, attempts=UNLIMITED)
 
@@ -118,26 +119,89 @@ class JobStore:
         return JobPage(items=await self._read(page), next=following)
 
     async def cancel(self, job_id: str) -> Job:
-        """A queued job is cancelled at once, a running one when its workers have stopped.
+        """A job that nobody works on is cancelled at once, another when its workers have stopped.
 
         Raises `ProblemError` (`not-found`; `conflict` when it has ended), `StoreUnavailable`.
         """
         places = keys.records(job_id)
         try:
-            await self._records.move(places, JobStatus.CANCELLED, only_from=[JobStatus.QUEUED])
+            await self._either(places, JobStatus.CANCELLED, JobStatus.QUEUED, JobStatus.CANCELLING)
         except MoveRefused as refused:
-            if refused.status == JobStatus.RUNNING:
-                await self._cancel_running(places)
-            elif refused.status and refused.status != JobStatus.CANCELLING:
+            if refused.status and refused.status != JobStatus.CANCELLING:
                 raise ProblemError("conflict", f"the job is {refused.status}: there is nothing to cancel") from None
+        await self.close(job_id)
         return await self.get(job_id)
 
-    async def _cancel_running(self, places: RecordKeys) -> None:
+    async def pause(self, job_id: str, *, reason: str | None = None, lease: Lease | None = None) -> Job:
+        """Let the job rest until it is resumed: a queued one at once, a running one when its workers have stopped.
+
+        `reason` is shown to people. A worker passes its `lease`; it is then told to stop as all others are. A job that rests
+        or is about to stays as it is. Raises `ProblemError` (`not-found`; `conflict` when it is ending or has ended),
+        `LeaseLost`, `StoreUnavailable`.
+        """
+        places = keys.records(job_id)
         try:
-            await self._records.move(places, JobStatus.CANCELLING)
+            await self._either(
+                places, JobStatus.PAUSED, JobStatus.QUEUED, JobStatus.PAUSING, reason=reason, lease=lease
+            )
         except MoveRefused as refused:
-            if refused.status != JobStatus.CANCELLING:  # it ended in between
-                raise ProblemError("conflict", f"the job is {refused.status}: there is nothing to cancel") from None
+            if refused.status and refused.status not in (JobStatus.PAUSING, JobStatus.PAUSED):
+                raise ProblemError("conflict", f"the job is {refused.status}: there is nothing to pause") from None
+        await self.close(job_id)
+        return await self.get(job_id)
+
+    async def resume(self, job_id: str) -> Job:
+        """Queue a paused job again; one that is queued or runs stays as it is.
+
+        Raises `ProblemError` (`not-found`; `conflict` when it is still pausing, is ending or has ended), `StoreUnavailable`.
+        """
+        try:
+            await self._records.move(keys.records(job_id), JobStatus.QUEUED, only_from=[JobStatus.PAUSED])
+        except MoveRefused as refused:
+            if refused.status == JobStatus.PAUSING:
+                raise ProblemError("conflict", "the job is still pausing: resume it once it is paused") from None
+            if refused.status and refused.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+                raise ProblemError("conflict", f"the job is {refused.status}: only a paused job resumes") from None
+        else:
+            await self._forget_sent(job_id)
+        return await self.get(job_id)
+
+    async def retry(self, job_id: str) -> Job:
+        """Queue a failed job again, with all it paid for and its checkpoints; APIs that were dropped are asked again.
+
+        Raises `ProblemError` (`not-found`; `conflict` when it has not failed, or its workers are still stopping),
+        `StoreUnavailable`.
+        """
+        stored = await self.load(job_id)
+        dropped = {
+            api: ApiProgress(url=stored.apis[api].url, planned=stored.apis[api].planned)
+            for api in stored.finished("dropped")
+        }
+        try:
+            await self._records.retry(
+                keys.records(job_id),
+                set_back={api: progress.model_dump_json(exclude={"answered"}) for api, progress in dropped.items()},
+            )
+        except MoveRefused as refused:
+            raise ProblemError("conflict", f"the job is {refused.status}: only a failed job is retried") from None
+        except StillAtWork:
+            raise ProblemError("conflict", "its workers are still stopping: try again in a minute") from None
+        await self._forget_sent(job_id)
+        return await self.get(job_id)
+
+    async def _either(
+        self, places: RecordKeys, at_once: JobStatus, resting: JobStatus, otherwise: JobStatus, **how: Any
+    ) -> None:
+        """Move from `resting` to `at_once`, or else to `otherwise`. Raises `MoveRefused`, and what moves raise."""
+        try:
+            await self._records.move(places, at_once, only_from=[resting], **how)
+        except MoveRefused:
+            await self._records.move(places, otherwise, **how)
+
+    async def _forget_sent(self, job_id: str) -> None:
+        """What the reaper noted of messages sent: they belong to the time before the job was queued again."""
+        with store_errors():
+            await self._redis.delete(keys.job(job_id, "sent"))
 
     async def events(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
         """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
@@ -155,7 +219,7 @@ class JobStore:
         `StoreUnavailable`.
         """
         last = _stream_id(after) if after is not None else "0"
-        over = MOVES[await self.status(job_id)] == frozenset()
+        over = await self.status(job_id) in ENDED
         silence = 0.0
         while True:
             with store_errors():
@@ -167,8 +231,8 @@ class JobStore:
                     event = _event(*entry)
                     last = event.id
                     yield event
-                    if event.type == "status" and not MOVES[JobStatus(event.data["status"])]:
-                        return
+                    if event.type == "status" and JobStatus(event.data["status"]) in ENDED:
+                        over = await self.status(job_id) in ENDED  # else it was retried since
                 continue
             if over:
                 return
@@ -177,7 +241,7 @@ class JobStore:
                 silence = 0.0
                 yield None
             # read once more without blocking when it has ended: the last event may have come in between
-            over = not MOVES[await self.status(job_id)]
+            over = await self.status(job_id) in ENDED
 
     # What the workers and the reaper call.
 
@@ -274,14 +338,23 @@ class JobStore:
                 JobStatus.FAILED,
                 lease=lease,
                 fields={"error": error.model_dump_json()},
-                event={"reason": error.code},
+                reason=error.code,
             )
 
     async def close(self, job_id: str) -> bool:
-        """Once nobody works on a job that is ending or has ended: settle its open holds, and end it if it was cancelling.
-
-        False while somebody still does. Raises `StoreUnavailable`.
+        """Once nobody works on a job: pause it if it was pausing; if it is ending or has ended, settle its open holds, and end
+        it if it was cancelling. Whether there is nothing more to do for it. Raises `StoreUnavailable`.
         """
+        with store_errors():
+            reason = await self._redis.hget(keys.job(job_id, "record"), "reason")
+        with suppress(MoveRefused, StillAtWork):  # it is not pausing, or somebody still works on it
+            await self._records.move(
+                keys.records(job_id),
+                JobStatus.PAUSED,
+                only_from=[JobStatus.PAUSING],
+                reason=reason.decode() or None if reason else None,
+                idle=True,
+            )
         if await self.ledger(job_id).abandon() is None:
             return False
         with suppress(MoveRefused):  # it had ended before

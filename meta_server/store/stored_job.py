@@ -102,6 +102,7 @@ def told_job(
         name=request.name,
         tags=request.tags,
         status=JobStatus(record["status"]),
+        reason=record.get("reason") or None,
         phase=Phase(record["phase"]) if "phase" in record else None,
         created_at=_time(record["created"]),
         started_at=_time(record["started"]) if "started" in record else None,

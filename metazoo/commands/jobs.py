@@ -156,8 +156,39 @@ def cancel(
 ) -> None:
     """Stop a job; what it has paid for is kept."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        job = metazoo.jobs.cancel(job_id)
-    typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}")
+        _tell(metazoo.jobs.cancel(job_id), as_json)
+
+
+@app.command()
+def pause(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Let a job rest: requests under way are answered first, nothing new is sent."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        _tell(metazoo.jobs.pause(job_id), as_json)
+
+
+@app.command()
+def resume(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Go on with a paused job, from its last answer or checkpoint."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        _tell(metazoo.jobs.resume(job_id), as_json)
+
+
+@app.command()
+def retry(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        _tell(metazoo.jobs.retry(job_id), as_json)
+
+
+def _tell(job: Job, as_json: bool) -> None:
+    because = f": {job.reason}" if job.reason else ""
+    typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}{because}")
 
 
 def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:

@@ -3,15 +3,11 @@
 -- Answers {'abandoned', images}, {'busy'} while a lease is held, or {'open'} while the job still wants its holds resolved.
 local leases, record, budget, holds, settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local status = redis.call('HGET', record, 'status')
-if status == 'queued' or status == 'running' then
+if status == 'queued' or status == 'running' or status == 'pausing' or status == 'paused' then
   return {'open'}
 end
-local fields = redis.call('HGETALL', leases)
-for at = 1, #fields, 2 do
-  local role = string.match(fields[at], '^held:(.*)$')
-  if role and fields[at + 1] ~= '' and tonumber(redis.call('HGET', leases, 'deadline:' .. role)) > now() then
-    return {'busy'}
-  end
+if at_work(leases) then
+  return {'busy'}
 end
 local lost = 0
 local open = redis.call('HGETALL', holds)

@@ -4,7 +4,8 @@ if not fenced(KEYS[1], ARGV[1], ARGV[2]) then
   return 0
 end
 redis.call('HSET', KEYS[1], 'held:' .. ARGV[1], '', 'deadline:' .. ARGV[1], '0')
-if ARGV[3] == '1' then
+-- none is left to take back where there was durable progress
+if ARGV[3] == '1' and tonumber(redis.call('HGET', KEYS[1], 'attempts:' .. ARGV[1]) or '0') > 0 then
   redis.call('HINCRBY', KEYS[1], 'attempts:' .. ARGV[1], -1)
 end
 return 1

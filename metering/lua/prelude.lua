@@ -15,6 +15,18 @@ local function fenced(leases, role, fence)
   return fence ~= '' and redis.call('HGET', leases, 'held:' .. role) == fence
 end
 
+-- Whether anyone holds a lease whose deadline lies ahead.
+local function at_work(leases)
+  local fields = redis.call('HGETALL', leases)
+  for at = 1, #fields, 2 do
+    local role = string.match(fields[at], '^held:(.*)$')
+    if role and fields[at + 1] ~= '' and tonumber(redis.call('HGET', leases, 'deadline:' .. role)) > now() then
+      return true
+    end
+  end
+  return false
+end
+
 -- Sets every field of a JSON object of strings.
 local function set_fields(key, json)
   for field, value in pairs(cjson.decode(json)) do

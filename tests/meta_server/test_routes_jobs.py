@@ -144,11 +144,23 @@ async def test_cancelling(http: httpx.AsyncClient, request_body: Any) -> None:
     assert (again.status_code, again.json()["type"]) == (409, f"{URN}conflict")
 
 
+async def test_pausing_and_resuming_a_queued_job(http: httpx.AsyncClient, request_body: Any, redis_url: str) -> None:
+    where = (await http.post("/v1/jobs", json=request_body)).headers["location"]
+    paused = (await http.post(f"{where}/pause")).json()
+    assert (paused["status"], paused["reason"]) == ("paused", "paused on request")
+    assert (await http.post(f"{where}/pause")).json() == paused
+    retried = await http.post(f"{where}/retry")
+    assert (retried.status_code, retried.json()["type"]) == (409, f"{URN}conflict")
+    resumed = (await http.post(f"{where}/resume")).json()
+    assert (resumed["status"], resumed["reason"]) == ("queued", None)
+    assert queued(redis_url) == 4  # each API's message once more: the first ones found nothing to do
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/v1/jobs/job_none"),
-        ("POST", "/v1/jobs/job_none/cancel"),
+        *(("POST", f"/v1/jobs/job_none/{move}") for move in ("cancel", "pause", "resume", "retry")),
         ("GET", "/v1/jobs/job_none/events"),
         ("GET", "/v1/meta-models/mm_none"),
         ("GET", "/v1/meta-models/mm_none/files/config.json"),

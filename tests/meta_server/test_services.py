@@ -7,7 +7,6 @@ import httpx
 import pytest
 from kombu.exceptions import OperationalError
 
-from contracts.jobs import Job
 from meta_server.app import create_app
 from meta_server.settings import Settings
 
@@ -17,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 class LostQueue:
     """Takes nothing."""
 
-    def submit(self, job: Job) -> None:
+    def send_all(self, job_id: str, roles: list[str]) -> None:
         raise OperationalError("connection refused")
 
     def send(self, job_id: str, role: str) -> None:

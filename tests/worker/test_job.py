@@ -279,6 +279,102 @@ async def test_cancelling_stops_the_training_within_a_step(world: Any, api: Any)
     assert (await asyncio.wait_for(task, 5)).status == JobStatus.CANCELLED
 
 
+async def hanging(one: Any, *, after: int, forever: bool) -> asyncio.Event:
+    """Let the API charge its request number `after` and then keep the answer to itself, for a moment or for good."""
+    proper, reached = one.handle, asyncio.Event()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        response = await proper(request)
+        if request.url.path.endswith("/infer") and one.requests == after and not reached.is_set():
+            reached.set()
+            await asyncio.sleep(60 if forever else 0.3)
+        return response
+
+    one.handle = slow
+    return reached
+
+
+async def test_a_pause_drains_what_is_under_way_and_resuming_asks_the_rest(world: Any, api: Any) -> None:
+    one = api(idempotency=False)  # an answer that is lost here is lost for good
+    reached = await hanging(one, after=3, forever=False)
+    job = await world.submit(one, queries=300)
+    task = asyncio.ensure_future(world.acquire(job.id, "a0"))
+    await reached.wait()
+    assert (await world.store.pause(job.id, reason="night")).status == JobStatus.PAUSING
+    await asyncio.wait_for(task, 5)
+    paused = await world.store.get(job.id)
+    assert (paused.status, paused.reason, paused.attempt) == (JobStatus.PAUSED, "night", 0)
+    assert paused.budget.confirmed == one.charged == 16 + 32 + 32
+    assert paused.budget.reserved == 0
+    await world.acquire(job.id, "a0")  # a message that is late finds nothing to do
+    assert one.charged == paused.budget.confirmed
+    await world.store.resume(job.id)
+    await world.acquire(job.id, "a0")
+    told = await world.store.get(job.id)
+    assert told.budget.confirmed == one.charged == 300
+
+
+@pytest.mark.parametrize("idempotency", [True, False])
+async def test_a_pause_reaches_a_worker_that_is_stuck(world: Any, api: Any, idempotency: bool) -> None:
+    """What cannot be drained stays a hold; resuming learns its outcome where the API replays, else counts it as spent."""
+    one = api(idempotency=idempotency)
+    reached = await hanging(one, after=2, forever=True)
+    job = await world.submit(one, queries=200)
+    task = asyncio.ensure_future(world.changed(drain=0.1).acquire(job.id, "a0"))
+    await reached.wait()
+    await world.store.pause(job.id)
+    await asyncio.wait_for(task, 5)
+    paused = await world.store.get(job.id)
+    assert (paused.status, paused.budget.reserved) == (JobStatus.PAUSED, 32)
+    world.balance(paused)
+    await world.store.resume(job.id)
+    await world.acquire(job.id, "a0")
+    told = await world.store.get(job.id)
+    assert (told.budget.unconfirmed, told.budget.reserved) == (0 if idempotency else 32, 0)
+    assert told.budget.confirmed + told.budget.unconfirmed == one.charged == 200
+
+
+async def test_a_pause_between_repetitions_gives_the_hold_back(world: Any, api: Any, problem: Any) -> None:
+    asked = asyncio.Event()
+
+    def refuse(*_: Any) -> httpx.Response:
+        asked.set()
+        return problem(429, headers={"Retry-After": "60"})
+
+    job = await world.submit(api(refuse=refuse), queries=64)
+    task = asyncio.ensure_future(world.acquire(job.id, "a0"))
+    await asked.wait()
+    await world.store.pause(job.id)
+    await asyncio.wait_for(task, 5)
+    told = await world.store.get(job.id)
+    assert (told.status, told.budget.left) == (JobStatus.PAUSED, 64)
+
+
+async def test_training_is_paused_and_resumed(world: Any, api: Any) -> None:
+    job = await world.submit(api(), queries=64, method={"steps": 300, "batch": 8})
+    await world.acquire_all(job)
+    task = asyncio.ensure_future(world.learn(job.id))
+    async for event in world.store.follow(job.id):
+        if event is not None and event.type == "metrics":
+            break
+    await world.store.pause(job.id)
+    assert (await asyncio.wait_for(task, 5)).status == JobStatus.PAUSED
+    await world.store.resume(job.id)
+    assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+
+
+async def test_a_retry_asks_dropped_apis_again_and_keeps_what_was_paid_for(world: Any, api: Any) -> None:
+    good, down = api(), api(refuse=lambda *_: httpx.Response(403))
+    failed = await world.acquire_all(await world.submit(good, down, queries=100, min_apis=2))
+    assert failed.status == JobStatus.FAILED
+    assert good.charged == failed.budget.confirmed > 0
+    down.refuse = None
+    await world.store.retry(failed.id)
+    told = await world.acquire_all(failed)
+    assert (good.charged, down.charged, told.budget.confirmed) == (50, 50, 100)
+    assert (told.status, (await world.store.load(told.id)).due()) == (JobStatus.RUNNING, [LEARN])
+
+
 async def test_a_killed_worker_is_followed_by_one_that_pays_nothing_twice(world: Any, api: Any) -> None:
     """Killed after the request was charged and before its answer was stored: the worst moment."""
     one = api()

@@ -12,7 +12,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
-from metering.ledger import Chunk, Outcome
+from metering.ledger import Chunk, JobClosed, Outcome
 from metering.records import MoveRefused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -127,6 +127,96 @@ async def test_every_move_obeys_the_table(store: JobStore, redis: Redis, request
             except MoveRefused:
                 moved = False
             assert moved == (target in targets), (status, target)
+
+
+@pytest.mark.parametrize(
+    ("call", "from_", "to"),
+    [
+        ("pause", "queued", "paused"),
+        ("pause", "running", "pausing"),
+        ("pause", "pausing", "pausing"),
+        ("pause", "paused", "paused"),
+        *(("pause", ended, None) for ended in ("cancelling", "cancelled", "succeeded", "failed")),
+        ("resume", "paused", "queued"),
+        ("resume", "queued", "queued"),
+        ("resume", "running", "running"),
+        *(("resume", other, None) for other in ("pausing", "cancelling", "cancelled", "succeeded", "failed")),
+        ("retry", "failed", "queued"),
+        *(("retry", other, None) for other in JobStatus if other != "failed"),
+        *(("cancel", open_, "cancelling") for open_ in ("running", "pausing", "cancelling", "paused")),
+        ("cancel", "queued", "cancelled"),
+        *(("cancel", ended, None) for ended in ("cancelled", "succeeded", "failed")),
+    ],
+)
+async def test_what_a_person_may_ask_of_a_job_in_each_state(
+    call: str, from_: str, to: str | None, store: JobStore, redis: Redis, request_of: Make
+) -> None:
+    job, _ = await store.create(request_of(1))
+    role = "learn" if from_ not in ("paused", "failed") or call == "cancel" else None
+    lease = await taken(store, job.id, role) if role else None  # somebody is at work on it
+    await redis.hset(keys.job(job.id, "record"), "status", from_)
+    if to is None:
+        with pytest.raises(ProblemError) as raised:
+            await getattr(store, call)(job.id)
+        assert (raised.value.problem.status, await store.status(job.id)) == (409, from_)
+        return
+    assert (await getattr(store, call)(job.id)).status == to
+    if lease is not None:
+        await store.leases.release(lease)
+    await store.close(job.id)
+    ends = {"pausing": "paused", "cancelling": "cancelled"}
+    assert await store.status(job.id) == ends.get(to, to)
+
+
+async def test_a_paused_job_keeps_its_holds_and_says_why(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    lease = await taken(store, job.id, acquire_role("a0"))
+    await store.begin(job.id, lease)
+    await store.ledger(job.id).reserve(lease, chunk())
+    assert (await store.pause(job.id, reason="the disk is full", lease=lease)).status == JobStatus.PAUSING
+    with pytest.raises(JobClosed):
+        await store.ledger(job.id).reserve(lease, chunk(number=1))
+    await store.leases.release(lease)
+    assert not await store.close(job.id)  # the reaper goes on looking after it
+    told = await store.get(job.id)
+    assert (told.status, told.reason, told.budget.reserved) == (JobStatus.PAUSED, "the disk is full", 10)
+    reasons = [event.data.get("reason") for event in (await store.events(job.id)).items]
+    assert reasons[-2:] == ["the disk is full"] * 2
+    assert (await store.resume(job.id)).reason is None
+    await store.pause(job.id)
+    ended = await store.cancel(job.id)
+    assert (ended.status, ended.budget.reserved, ended.budget.unconfirmed) == (JobStatus.CANCELLED, 0, 10)
+
+
+async def test_a_retried_job_keeps_what_it_has_and_counts_attempts_anew(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(2))
+    lease = await taken(store, job.id, LEARN)
+    await store.begin(job.id, lease)
+    await store.checkpoint(job.id, lease, "backbone", "here")
+    await store.set_api(job.id, lease, "a0", ApiProgress(url="u0", state="done", planned=100))
+    await store.set_api(job.id, lease, "a1", ApiProgress(url="u1", state="dropped", planned=100, reason="down"))
+    await store.fail(job.id, JobError(code="c", message="m"), lease=lease)
+    with pytest.raises(ProblemError, match="still stopping"):
+        await store.retry(job.id)
+    await store.leases.release(lease)
+    for _ in range(3):
+        await store.leases.release(await taken(store, job.id, LEARN))
+    told = await store.retry(job.id)
+    assert (told.status, told.error, told.finished_at, told.attempt) == (JobStatus.QUEUED, None, None, 0)
+    stored = await store.load(job.id)
+    assert stored.checkpoints == {"backbone": "here"}
+    assert stored.due() == [acquire_role("a1")]
+    assert stored.apis["a1"].reason is None
+    assert (await taken(store, job.id, LEARN)).attempt == 1
+
+
+async def test_following_goes_on_over_a_retry(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    await store.fail(job.id, JobError(code="c", message="m"))
+    await store.retry(job.id)
+    await store.cancel(job.id)
+    seen = [event async for event in store.follow(job.id) if event is not None]
+    assert [event.data["status"] for event in seen] == ["queued", "failed", "queued", "cancelled"]
 
 
 async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -> None:
