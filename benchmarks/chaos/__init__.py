@@ -1,0 +1,1 @@
+"""A Metazoo to break: real processes under a supervisor, proxies that cut, and an audit of what is left."""
