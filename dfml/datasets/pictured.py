@@ -126,6 +126,20 @@ class PictureSet:
                 self._whole[split] = torch.stack([self._held.pop((split, name)) for name in names])
             return self._whole[split]
 
+    def faults(self, split: str) -> list[str]:
+        """What is wrong with a split, found by reading one image of each class; empty where nothing is."""
+        found = []
+        with self.files.reading() as reader:
+            for name, files in self.index[split].items():
+                try:
+                    if files:
+                        self._decode(reader, files[0])
+                    else:
+                        found.append(f"{name}: there are no images of it")
+                except ValueError as error:
+                    found.append(str(error))
+        return found
+
     def _read(self, split: str, classes: Sequence[str]) -> None:
         count = self.per_class(split)
         with self.files.reading() as reader:

@@ -15,13 +15,13 @@ def check_split(split: str) -> None:
 class Download:
     """A public file. `digest` as pooch takes it: `sha256:…`, or `md5:…` where its publishers give no other.
 
-    unpacked: whether it is of use only as the folder that it holds.
+    folder: what an archive holds and is unpacked to, where it is of use only so.
     """
 
     url: str
     digest: str
     file: str
-    unpacked: bool = False
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ SOURCES: dict[str, Source] = {
                 "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
                 "md5:97eceeb196236b17998738112f37df78",
                 "CUB_200_2011.tgz",
-                unpacked=True,
+                folder="CUB_200_2011",
             ),
         ),
     ),
