@@ -1,10 +1,11 @@
 # One image for every service; docker-compose.yml says what each runs.
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY contracts contracts
 COPY metering metering
 COPY dfml dfml
+COPY edge edge
 COPY api_zoo api_zoo
 COPY meta_server meta_server
 COPY worker worker

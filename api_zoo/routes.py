@@ -97,20 +97,20 @@ _PROBLEM_TEXTS = {
 class LiveStatus(Record):
     """The process answers."""
 
-    live: bool = Field(description="Always true.")
+    live: bool
 
 
 class ReadyStatus(Record):
     """Requests can be answered."""
 
-    ready: bool = Field(description="Always true; a 503 otherwise.")
+    ready: bool
 
 
 class ModelReady(Record):
     """The model can be asked."""
 
-    name: str = Field(description="As in its path.")
-    ready: bool = Field(description="Always true.")
+    name: str
+    ready: bool
 
 
 class IndexRequest(Record):
@@ -122,10 +122,10 @@ class IndexRequest(Record):
 class IndexEntry(Record):
     """A model of the repository."""
 
-    name: str = Field(description="What its path calls it.")
-    version: str = Field("1", description="Always the one.")
-    state: str = Field("READY", description="Always `READY`.")
-    reason: str = Field("", description="Always empty.")
+    name: str
+    version: str = "1"
+    state: str = "READY"
+    reason: str = ""
 
 
 def refuse_encoding(request: Request) -> None:
@@ -284,8 +284,8 @@ async def infer(
 class LabelScore(Record):
     """A class and the probability that the model gives it."""
 
-    label: str = Field(description="The class.")
-    score: float = Field(description="In [0, 1].")
+    label: str
+    score: float
 
 
 @files.post(

@@ -1,9 +1,11 @@
 """Every error as an RFC 9457 document: one handler, whatever was raised."""
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -18,10 +20,13 @@ RETRY_SECONDS = 5  # after Redis was not reachable
 _BY_STATUS = {status: name for name, (status, _) in reversed(PROBLEMS.items())}
 
 
-def install(app: FastAPI) -> None:
-    """Let `answer` handle everything that is raised in `app`."""
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def install(app: FastAPI, handler: Handler | None = None) -> None:
+    """Let `handler` (`answer`, if none is given) handle everything that is raised in `app`."""
     for kind in (ProblemError, RequestValidationError, HTTPException, StoreUnavailable, RedisError, Exception):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, handler or answer)
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:

@@ -83,10 +83,12 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             timeout=context.timeout,
         )
         await teacher.resume()
-        await teacher.probe(IMAGES)
+        while teacher.position < min(IMAGES, len(teacher.indices)):
+            await teacher.ask(IMAGES)
         await store.phase(job.id, watch.lease, Phase.ACQUIRE)
         await _tell(context, job, api_id, watch, state="acquiring")
-        await teacher.ask()
+        while teacher.position < len(teacher.indices):
+            await teacher.ask()
 
 
 async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncModel, watch: Watch) -> ModelInfo:

@@ -40,9 +40,10 @@ def up(
         stack = Stack(data_dir, folder, acquirers, on_ready=lambda name: console.print(f"  {name:8} ready"))
         with stack:
             private_files.write(ready_file, stack.ready.to_json())
-            console.print(f"zoo     {stack.ready.zoo_url}  ({len(stack.ready.models)} models)")
-            console.print(f"server  {stack.ready.server_url}  (API reference at /docs)")
-            console.print(f"keys    {ready_file}")
+            console.print(f"zoo        {stack.ready.zoo_url}  ({len(stack.ready.models)} models)")
+            console.print(f"server     {stack.ready.server_url}  (API reference at /docs)")
+            console.print(f"dashboard  {stack.ready.server_url}/  (sign in with api_key of the keys)")
+            console.print(f"keys       {ready_file}")
             console.print("Ctrl-C stops everything.")
             try:
                 while (ended := stack.ended()) is None:

@@ -1,0 +1,110 @@
+"""The pages. Each reads what it shows from the store; what changes something is done by the page's script over REST."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from contracts.jobs import JobStatus
+from contracts.problems import ProblemError
+from meta_server.dashboard import forms
+from meta_server.dashboard.look import page
+from meta_server.routes.access import ServicesDep, authorised, check_key, sessions
+from meta_server.routes.description import After
+from meta_server.session import forged
+
+PAGE = 25  # rows
+
+router = APIRouter(include_in_schema=False)
+own = APIRouter(dependencies=[Depends(authorised)])
+
+
+@router.get("/sign-in")
+async def sign_in(request: Request, to: str = "/") -> Response:
+    """Asks for the key."""
+    return page(request, "sign_in.html", to=_own_path(to), fault=None)
+
+
+@router.post("/sign-in")
+async def begin_session(
+    request: Request, key: Annotated[str, Form()] = "", to: Annotated[str, Form()] = "/"
+) -> Response:
+    """Takes the key once; from here on the browser sends it sealed."""
+    if forged(request):
+        raise ProblemError("forbidden", "sign in on this server's own page")
+    try:
+        check_key(request, key.strip())
+    except ProblemError:
+        fault = "This is not a key of this server." if key.strip() else "Enter the server's key."
+        return page(request, "sign_in.html", status=401, to=_own_path(to), fault=fault)
+    response = RedirectResponse(_own_path(to), 303)
+    sessions(request).start(request, response, key.strip())
+    return response
+
+
+@router.post("/sign-out")
+async def end_session(request: Request) -> Response:
+    """Forgets the key."""
+    if forged(request):
+        raise ProblemError("forbidden", "sign out on this server's own page")
+    response = RedirectResponse(request.url_for("sign_in"), 303)
+    sessions(request).end(response)
+    return response
+
+
+@own.get("/")
+async def jobs(
+    request: Request,
+    services: ServicesDep,
+    after: After = None,
+    status: Annotated[JobStatus | None, Query()] = None,
+) -> Response:
+    """Every job, newest first."""
+    listed = await services.jobs.list(after=after, limit=PAGE, status=status)
+    return page(request, "jobs.html", jobs=listed.items, following=listed.next, chosen=status, first=after is None)
+
+
+@own.get("/jobs")
+async def no_jobs(request: Request) -> Response:
+    """Where a person may look for them."""
+    return RedirectResponse(request.url_for("jobs"), 308)
+
+
+@own.get("/jobs/new")
+async def new_job(request: Request) -> Response:
+    """The form that builds a job."""
+    return page(
+        request,
+        "new_job.html",
+        budget=forms.fields("budget"),
+        methods={name: forms.fields(f"method.{name}") for name in forms.methods()},
+        network=forms.fields("meta_model"),
+        evaluation=forms.fields("evaluation"),
+    )
+
+
+@own.get("/jobs/{job_id}")
+async def job(request: Request, job_id: str, services: ServicesDep) -> Response:
+    """One job: what it does now, what it spent, what came of it."""
+    return page(request, "job.html", job=await services.jobs.get(job_id))
+
+
+@own.get("/meta-models")
+async def meta_models(request: Request, services: ServicesDep, after: After = None) -> Response:
+    """Every meta-model, newest first."""
+    listed = await services.meta_models.list(after=after, limit=PAGE)
+    return page(request, "meta_models.html", models=listed.items, following=listed.next, first=after is None)
+
+
+@own.get("/meta-models/{meta_model_id}")
+async def meta_model(request: Request, meta_model_id: str, services: ServicesDep) -> Response:
+    """One meta-model: its card, its files, and a place to try it."""
+    return page(request, "meta_model.html", model=await services.meta_models.get(meta_model_id))
+
+
+router.include_router(own)
+
+
+def _own_path(to: str) -> str:
+    """`to` if it is a path of this server, else the first page: nobody is led away by a link to sign in."""
+    return to if to.startswith("/") and not to.startswith(("//", "/\\")) and to.isprintable() else "/"

@@ -1,0 +1,95 @@
+// A job's page: follows its events, draws curves from its metrics, and redraws the rest when something happened.
+
+import { call, Refused, tell } from "./api.js";
+import { Curves } from "./charts.js";
+import { describe } from "./events.js";
+import { refresh } from "./live.js";
+
+const MOST_EVENTS = 500; // lines kept in the page
+const TERMINAL = new Set(["succeeded", "failed", "cancelled"]);
+const TYPES = ["status", "phase", "api", "budget", "progress", "metrics", "warning", "published"];
+
+const log = document.getElementById("events");
+const following = document.getElementById("following");
+const path = `/v1/jobs/${log.dataset.job}/events`;
+const curves = new Curves(document.getElementById("loss"));
+let last = null;
+let over = false;
+let source = null;
+
+function add(event) {
+  last = event.id;
+  if (event.type === "metrics") curves.add(event.data);
+  if (event.type === "status") over = TERMINAL.has(event.data.status);
+  const line = describe(event, log.firstElementChild);
+  if (line && line !== log.firstElementChild) log.prepend(line);
+  while (log.childElementCount > MOST_EVENTS) log.lastElementChild.remove();
+}
+
+let due = false;
+function redraw() {
+  if (due) return;
+  due = true;
+  setTimeout(async () => {
+    due = false;
+    curves.draw();
+    await refresh().catch(() => {});
+  }, 400);
+}
+
+async function history() {
+  for (;;) {
+    const page = await call("GET", `${path}?limit=1000${last ? `&after=${last}` : ""}`);
+    page.items.forEach(add);
+    if (page.items.length < 1000) break;
+  }
+  curves.draw();
+}
+
+function follow() {
+  if (over || source || document.visibilityState === "hidden") return;
+  source = new EventSource(last ? `${path}?after=${last}` : path);
+  source.onopen = () => (following.textContent = "live");
+  source.onerror = () => (following.textContent = "connecting again…");
+  for (const type of TYPES) {
+    source.addEventListener(type, (message) => {
+      if (message.data === undefined) return;
+      add(JSON.parse(message.data));
+      redraw();
+      if (over) rest();
+    });
+  }
+}
+
+function rest() {
+  if (source) source.close();
+  source = null;
+  following.textContent = over ? "" : "paused";
+}
+
+// Browsers allow few connections to one server: a page that nobody sees gives its own back, and goes on where it was.
+document.addEventListener("visibilitychange", () => (document.visibilityState === "hidden" ? rest() : follow()));
+
+document.addEventListener("click", async (click) => {
+  const button = click.target.closest("[data-post]");
+  if (!button) return;
+  if (button.dataset.confirm && button.dataset.asked !== "yes") {
+    button.dataset.asked = "yes";
+    button.textContent = `Really ${button.dataset.confirm}?`;
+    return;
+  }
+  button.disabled = true;
+  try {
+    const job = await call("POST", button.dataset.post);
+    tell(`The job is ${job.status}.`);
+  } catch (refused) {
+    if (!(refused instanceof Refused)) throw refused;
+    tell(refused.message, true);
+  }
+  button.disabled = false;
+  await refresh().catch(() => {});
+  over = false;
+  follow();
+});
+
+history().then(follow, (refused) => tell(refused.message, true));
