@@ -97,20 +97,20 @@ _PROBLEM_TEXTS = {
 class LiveStatus(Record):
     """The process answers."""
 
-    live: bool
+    live: bool = Field(description="Always true.")
 
 
 class ReadyStatus(Record):
     """Requests can be answered."""
 
-    ready: bool
+    ready: bool = Field(description="Always true; a 503 otherwise.")
 
 
 class ModelReady(Record):
     """The model can be asked."""
 
-    name: str
-    ready: bool
+    name: str = Field(description="As in its path.")
+    ready: bool = Field(description="Always true.")
 
 
 class IndexRequest(Record):
@@ -122,10 +122,10 @@ class IndexRequest(Record):
 class IndexEntry(Record):
     """A model of the repository."""
 
-    name: str
-    version: str = "1"
-    state: str = "READY"
-    reason: str = ""
+    name: str = Field(description="What its path calls it.")
+    version: str = Field("1", description="Always the one.")
+    state: str = Field("READY", description="Always `READY`.")
+    reason: str = Field("", description="Always empty.")
 
 
 def refuse_encoding(request: Request) -> None:
@@ -284,8 +284,8 @@ async def infer(
 class LabelScore(Record):
     """A class and the probability that the model gives it."""
 
-    label: str
-    score: float
+    label: str = Field(description="The class.")
+    score: float = Field(description="In [0, 1].")
 
 
 @files.post(

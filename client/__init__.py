@@ -20,10 +20,13 @@ from client.errors import (
 )
 from client.model import Answer, AsyncModel, Model, ModelInfo
 from client.zoo import ZooModel
+from contracts.adaptation import AdaptedModel, AdaptedModelPage, Prediction, PredictResponse
 from contracts.jobs import Event, Job, JobPage, JobRequest, JobStatus
-from contracts.meta_models import MetaModel, MetaModelPage, Prediction, PredictResponse
+from contracts.meta_models import MetaModel, MetaModelPage
 
 __all__ = [
+    "AdaptedModel",
+    "AdaptedModelPage",
     "Answer",
     "ApiUnavailable",
     "AsyncMetazoo",

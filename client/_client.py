@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from client._flow import AsyncDriver, Driver
+from client.adapted_models import AdaptedModels, AsyncAdaptedModels
 from client.errors import NotConfigured
 from client.jobs import AsyncJobs, Jobs
 from client.meta_models import AsyncMetaModels, MetaModels
@@ -54,8 +55,13 @@ class Metazoo:
 
     @property
     def meta_models(self) -> MetaModels:
-        """Find meta-models, download them, predict with them."""
+        """Find meta-models, download them, predict with them, adapt them."""
         return MetaModels(_needed(self._server, _NO_SERVER))
+
+    @property
+    def adapted_models(self) -> AdaptedModels:
+        """Ask what was adapted from meta-models; list it, end it."""
+        return AdaptedModels(_needed(self._server, _NO_SERVER))
 
     @property
     def zoo(self) -> Zoo:
@@ -102,8 +108,13 @@ class AsyncMetazoo:
 
     @property
     def meta_models(self) -> AsyncMetaModels:
-        """Find meta-models, download them, predict with them."""
+        """Find meta-models, download them, predict with them, adapt them."""
         return AsyncMetaModels(_needed(self._server, _NO_SERVER))
+
+    @property
+    def adapted_models(self) -> AsyncAdaptedModels:
+        """Ask what was adapted from meta-models; list it, end it."""
+        return AsyncAdaptedModels(_needed(self._server, _NO_SERVER))
 
     @property
     def zoo(self) -> AsyncZoo:

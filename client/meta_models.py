@@ -1,22 +1,41 @@
 """Meta-models: find them, download them, and let them learn a new task from a handful of labelled images."""
 
-import hashlib
 import json
 import os
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
 import anyio
 
-from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
+from client._download import download
+from client._flow import AsyncDriver, Driver, Flow, Request, call
 from client._images import Image, to_files
-from client.errors import InvalidAnswer
-from contracts.meta_models import MetaModel, MetaModelPage, PredictResponse
+from contracts.adaptation import AdaptedModel, Calibration, Method, PredictResponse
+from contracts.meta_models import MetaModel, MetaModelPage
 
-Head = Literal["logistic", "prototypes"]
+Support = Iterable[tuple[Image, str]]
+"""Images with their labels. An image is a path, the bytes of an image file, a PIL image or an array."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """How a task is learned; see `contracts.adaptation.Task`."""
+
+    method: Method
+    steps: int
+    rate: float
+    calibration: Calibration | Mapping[str, Any]
+    seed: int
+
+
+class AdaptOptions(TaskOptions, total=False):
+    """And what becomes of it; see `contracts.adaptation.AdaptRequest`."""
+
+    name: str
+    ttl: int
+    keep_support: bool
 
 
 class MetaModels:
@@ -41,12 +60,7 @@ class MetaModels:
         return self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
 
     def predict(
-        self,
-        meta_model_id: str,
-        *,
-        support: Iterable[tuple[Image, str]],
-        query: Iterable[Image],
-        head: Head = "logistic",
+        self, meta_model_id: str, *, support: Support, query: Iterable[Image], **options: Unpack[TaskOptions]
     ) -> PredictResponse:
         """Learn a task from `support`, images with their labels, and label the images of `query`, in one call.
 
@@ -56,7 +70,17 @@ class MetaModels:
         Images are paths, bytes of image files, PIL images or arrays; the server resizes them. Raises `InvalidRequest`
         naming every image that cannot be read.
         """
-        return self._driver.call(_predict(meta_model_id, support, query, head), PredictResponse)
+        return self._driver.call(_predict(meta_model_id, support, query, options), PredictResponse)
+
+    def adapt(self, meta_model_id: str, *, support: Support, **options: Unpack[AdaptOptions]) -> AdaptedModel:
+        """Learn a task from `support` and keep what was learned as a model that can be asked for a day.
+
+            cats = metazoo.meta_models.adapt(id, support=[("cat.png", "cat"), ("dog.png", "dog")], ttl=3600)
+            metazoo.adapted_models.predict(cats.id, ["x.png"])
+
+        `method` is "logistic", "prototypes" or "fine-tune"; `calibration={}` calibrates the features by ICFIL before it.
+        """
+        return self._driver.call(_adapt(meta_model_id, support, options), AdaptedModel)
 
 
 class AsyncMetaModels:
@@ -78,16 +102,16 @@ class AsyncMetaModels:
         return await self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
 
     async def predict(
-        self,
-        meta_model_id: str,
-        *,
-        support: Iterable[tuple[Image, str]],
-        query: Iterable[Image],
-        head: Head = "logistic",
+        self, meta_model_id: str, *, support: Support, query: Iterable[Image], **options: Unpack[TaskOptions]
     ) -> PredictResponse:
         """Learn a task and label images, in one call; see `MetaModels.predict`."""
-        request = await anyio.to_thread.run_sync(_predict, meta_model_id, support, query, head)
+        request = await anyio.to_thread.run_sync(_predict, meta_model_id, support, query, options)
         return await self._driver.call(request, PredictResponse)
+
+    async def adapt(self, meta_model_id: str, *, support: Support, **options: Unpack[AdaptOptions]) -> AdaptedModel:
+        """Learn a task and keep what was learned; see `MetaModels.adapt`."""
+        request = await anyio.to_thread.run_sync(_adapt, meta_model_id, support, options)
+        return await self._driver.call(request, AdaptedModel)
 
 
 def _path(meta_model_id: str) -> str:
@@ -98,16 +122,27 @@ def _list(after: str | None, limit: int) -> Request:
     return Request("GET", "/v1/meta-models", params={"limit": limit} | ({"after": after} if after else {}))
 
 
-def _predict(meta_model_id: str, support: Iterable[tuple[Image, str]], query: Iterable[Image], head: Head) -> Request:
+def _predict(meta_model_id: str, support: Support, query: Iterable[Image], options: TaskOptions) -> Request:
+    body = {"query": list(map(_base64, to_files(query, "query"))), **_task(support, options)}
+    return _post(f"{_path(meta_model_id)}/predict", body)
+
+
+def _adapt(meta_model_id: str, support: Support, options: AdaptOptions) -> Request:
+    # Repeated, it would make a second one, which ends by itself: no harm.
+    return _post(f"{_path(meta_model_id)}/adapt", _task(support, options))
+
+
+def _task(support: Support, options: TaskOptions | AdaptOptions) -> dict[str, Any]:
     shown = list(support)
     images = to_files((image for image, _ in shown), "support.images")
-    body = {
-        "support": {"images": list(map(_base64, images)), "labels": [label for _, label in shown]},
-        "query": list(map(_base64, to_files(query, "query"))),
-        "head": head,
-    }
-    headers = {"Content-Type": "application/json"}
-    return Request("POST", f"{_path(meta_model_id)}/predict", headers=headers, content=json.dumps(body).encode())
+    task: dict[str, Any] = {**options}
+    if isinstance(calibration := task.get("calibration"), Calibration):
+        task["calibration"] = calibration.model_dump(mode="json")
+    return task | {"support": {"images": list(map(_base64, images)), "labels": [label for _, label in shown]}}
+
+
+def _post(path: str, body: Mapping[str, Any]) -> Request:
+    return Request("POST", path, headers={"Content-Type": "application/json"}, content=json.dumps(body).encode())
 
 
 def _base64(file: bytes) -> str:
@@ -115,27 +150,6 @@ def _base64(file: bytes) -> str:
 
 
 def _download(meta_model_id: str, folder: Path, retries: int) -> Flow[Path]:
-    model = yield from call(Request("GET", _path(meta_model_id)), MetaModel, retries=retries)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, digest in model.files.items():
-        if Path(name).name != name or name in {"", ".", ".."}:
-            raise InvalidAnswer(
-                f"meta-model {meta_model_id}: {name!r} is no plain file name; nothing was written to it"
-            )
-        target, part = folder / name, folder / f".{name}.part"
-        if target.is_file() and _sha256(target) == digest:
-            continue
-        try:
-            file = f"{_path(meta_model_id)}/files/{quote(name, safe='')}"
-            yield from retried(Request("GET", file, save_to=part), retries=retries)
-            if _sha256(part) != digest:
-                raise InvalidAnswer(f"meta-model {meta_model_id}: {name} arrived damaged: download it again")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    path = _path(meta_model_id)
+    model = yield from call(Request("GET", path), MetaModel, retries=retries)
+    return (yield from download(path, model.files, folder, retries=retries))

@@ -14,7 +14,7 @@ from client._images import Image, to_tensor
 from client.errors import InvalidAnswer
 from contracts import oip
 from contracts._base import Record
-from contracts.meta_models import Prediction, PredictResponse
+from contracts.adaptation import Prediction, PredictResponse
 from contracts.zoo import Usage
 
 LARGEST = 256  # images in one request to a model that does not state its most
@@ -43,8 +43,8 @@ class Zoo:
 
         Images are paths, bytes of image files, PIL images or arrays; needs Pillow. Raises `BudgetExhausted`.
         """
-        info = self._driver.run(_describe(model, self._driver.retries))
-        return self._driver.run(_predict(info, model, to_tensor(images, info.input_shape), self._driver.retries))
+        info = self._driver.run(describe(model, self._driver.retries))
+        return self._driver.run(ask(info, model, to_tensor(images, info.input_shape), self._driver.retries))
 
     def usage(self) -> Usage:
         """What the key has been charged, in images."""
@@ -63,9 +63,9 @@ class AsyncZoo:
 
     async def predict(self, model: str, images: Iterable[Image]) -> PredictResponse:
         """Ask one model about images; see `Zoo.predict`."""
-        info = await self._driver.run(_describe(model, self._driver.retries))
+        info = await self._driver.run(describe(model, self._driver.retries))
         tensor = await anyio.to_thread.run_sync(to_tensor, images, info.input_shape)
-        return await self._driver.run(_predict(info, model, tensor, self._driver.retries))
+        return await self._driver.run(ask(info, model, tensor, self._driver.retries))
 
     async def usage(self) -> Usage:
         """What the key has been charged, in images."""
@@ -97,11 +97,12 @@ def _models(base_url: str, retries: int) -> Flow[list[ZooModel]]:
     return [ZooModel(name=model.name, url=base + _path(model.name), state=model.state) for model in listed]
 
 
-def _describe(model: str, retries: int) -> Flow[oip_model.ModelInfo]:
+def describe(model: str, retries: int) -> Flow[oip_model.ModelInfo]:
+    """What the model says of itself."""
     return oip_model.describe(_path(model), lambda request: retried(request, retries=retries))
 
 
-def _predict(info: oip_model.ModelInfo, model: str, images: oip.Tensor, retries: int) -> Flow[PredictResponse]:
+def ask(info: oip_model.ModelInfo, model: str, images: oip.Tensor, retries: int) -> Flow[PredictResponse]:
     """Ask in requests of at most `max_images`, each with an idempotency key that its repetitions keep."""
     labels = info.labels or [str(index) for index in range(info.classes)]
     most = min(info.max_images or LARGEST, LARGEST)

@@ -1,11 +1,11 @@
-"""Meta-models: their architecture, their record in the registry, and prediction in one call."""
+"""Meta-models: their architecture, how they are measured, and their record in the registry."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from contracts._base import Input, Name, Record, refuse
+from contracts._base import Input, Name, Record
 
 Accuracy = dict[str, float]
 """Percent by number of shots: `{"1": 40.9, "5": 55.7}`."""
@@ -66,45 +66,6 @@ class MetaModel(Record):
         description="The same network untrained, mean of three seeds, on the same episodes."
     )
     files: dict[str, str] = Field(description="File name to SHA-256.")
-
-
-class LabelledImages(Input):
-    """Images as base64 of a PNG, JPEG or WebP file each, with a label for each."""
-
-    images: list[str] = Field(min_length=1, max_length=1000, description="base64 of a PNG, JPEG or WebP file each.")
-    labels: list[Name] = Field(min_length=1, max_length=1000, description="The label of each image, in the same order.")
-
-    @model_validator(mode="after")
-    def _one_label_each(self) -> "LabelledImages":
-        if len(self.images) != len(self.labels):
-            message = f"{len(self.labels)} labels for {len(self.images)} images: send one label an image"
-            refuse("LabelledImages", [(("labels",), message)])
-        if len(set(self.labels)) < 2:
-            refuse("LabelledImages", [(("labels",), "all are equal: a task needs at least two classes")])
-        return self
-
-
-class PredictRequest(Input):
-    """A new task in one call: a few labelled images, and images to label."""
-
-    support: LabelledImages = Field(description="What the task is learned from.")
-    query: list[str] = Field(min_length=1, max_length=1000, description="base64 of a PNG, JPEG or WebP file each.")
-    head: Literal["logistic", "prototypes"] = Field(
-        "logistic", description="How it is learned: logistic regression on features, or the nearest class mean."
-    )
-
-
-class Prediction(Record):
-    """One query image: its most probable label, and the probability of every label."""
-
-    label: str = Field(description="The most probable label.")
-    probabilities: dict[str, float] = Field(description="By label; they sum to 1.")
-
-
-class PredictResponse(Record):
-    """Predictions in the order of the query images."""
-
-    predictions: list[Prediction] = Field(description="One for each query image, in order.")
 
 
 class MetaModelPage(Record):

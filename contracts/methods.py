@@ -54,6 +54,49 @@ class PqdOptions(Input):
         return self
 
 
+MetaLearnerName = Literal["maml", "anil", "protonet"]
+"""How a meta-model learns from a few-shot task; `dfml.numerics.meta_learners` has them."""
+
+_Learner = Annotated[
+    MetaLearnerName,
+    Field(
+        description="What learns from tasks: `maml`, `anil` (the head alone moves) or `protonet` (class means). The papers' "
+        "is maml; the others cost a third of its time or less."
+    ),
+]
+
+
+class GradientOptions(Input):
+    """Where a white-box method takes the gradients of a teacher from: its published weights, or its answers.
+
+    An image's gradient costs `directions` queries by `zeroth-order` (twice as many `antithetic`), one more by `guided`, none by
+    `surrogate`; and each forward pass one. Every equation is in `docs/methods/gradients.md`.
+    """
+
+    source: Literal["weights", "zeroth-order", "surrogate", "guided"] = Field(
+        "weights",
+        description="`weights`: exact, for APIs that publish them, no queries. The others need answers alone: differences "
+        "along random directions, a local network taught by all answers so far, or both.",
+    )
+    directions: int = Field(9, ge=1, le=10_000, description="Directions of an estimate.")
+    antithetic: bool = Field(False, description="Two queries a direction, both ways; zeroth-order alone.")
+    frequencies: int | None = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Directions made of this many lowest frequencies down and across. Null: of pixels.",
+    )
+    step: float | None = Field(
+        None, gt=0, le=100, description="Length of a step. Default: from the precision of the API's answers."
+    )
+
+    @model_validator(mode="after")
+    def _antithetic_alone(self) -> "GradientOptions":
+        if self.antithetic and self.source == "guided":
+            refuse("GradientOptions", [(("antithetic",), "guided differences go forward: turn it off")])
+        return self
+
+
 class FreeOptions(Input):
     """FREE (Hu et al. 2024): a meta-generator inverts each teacher in five steps, aligned distillation, replay. White-box.
 
@@ -100,6 +143,8 @@ class FreeOptions(Input):
     inner_rate: float = Field(0.01, gt=0, le=10, description="MAML's rate on the support.")
     outer_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the meta-model.")
     second_order: bool = Field(True, description="Differentiate through the inner steps; false: first-order MAML.")
+    learner: _Learner = "maml"
+    gradients: GradientOptions = Field(GradientOptions(), description="Where the teachers' gradients come from.")
 
     @model_validator(mode="after")
     def _tasks_fit_in_what_is_kept(self) -> "FreeOptions":
@@ -121,9 +166,14 @@ class PurerOptions(Input):
     updates: int = Field(60_000, ge=1, le=10_000_000, description="Updates of the meta-model.")
     images_per_class: int = Field(20, ge=2, le=1000, description="Pseudo images of each class of each teacher.")
     teachers: int | None = Field(None, ge=1, description="Teachers drawn for each update. Default: all.")
-    image_rate: float = Field(0.0625, gt=0, le=1, description="Adam's rate for the pixels, which are in [0, 1].")
+    initial: Literal["procedural", "noise"] = Field(
+        "procedural",
+        description="What the pseudo images begin as: `noise`, as published, or pqd's `objects`. Noise gives tasks too "
+        "easy to learn from: see docs/methods/purer.md.",
+    )
+    image_rate: float = Field(0.02, gt=0, le=1, description="Adam's rate for the pixels, which are in [0, 1].")
     total_variation: float = Field(1e-4, ge=0, description="Weight of the total variation.")
-    batch_norm: float = Field(1e-2, ge=0, description="Weight of the batch-norm statistics, where there are any.")
+    batch_norm: float = Field(0.1, ge=0, description="Weight of the batch-norm statistics, where there are any.")
     length: float = Field(1e-5, ge=0, description="Weight of the images' Euclidean norm.")
     adversarial: float = Field(10.0, ge=0, description="Weight of the meta-model's loss, which harder episodes raise.")
     adversarial_from: int = Field(4000, ge=0, description="First update at which harder episodes may be asked for.")
@@ -138,6 +188,8 @@ class PurerOptions(Input):
     inner_rate: float = Field(0.01, gt=0, le=10, description="MAML's rate on the support.")
     outer_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate for the meta-model.")
     second_order: bool = Field(True, description="Differentiate through the inner steps; false: first-order MAML.")
+    learner: _Learner = "maml"
+    gradients: GradientOptions = Field(GradientOptions(), description="Where the teachers' gradients come from.")
 
     @model_validator(mode="after")
     def _queries_are_left(self) -> "PurerOptions":
@@ -238,6 +290,7 @@ class BidfMkdOptions(Input):
         description="Updates without a better accuracy after which the next API is visited, if its turn has not come before.",
     )
     memory: int = Field(120, ge=2, le=100_000, description="Recovered images kept of each class of each API.")
+    learner: _Learner = "maml"
     released_divergence: bool = Field(
         False, description="Distil by the faulty divergence of the released code, to measure what it costs."
     )

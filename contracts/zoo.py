@@ -64,9 +64,9 @@ class Manifest(Record):
 class TensorMetadata(Record):
     """A tensor in a model's metadata; -1 stands for any number of images."""
 
-    name: str
-    datatype: str
-    shape: list[int]
+    name: str = Field(description="What requests and answers call it.")
+    datatype: str = Field(description="`UINT8` or `FP32`.")
+    shape: list[int] = Field(description="Its sizes; -1 for the number of images.")
 
 
 class ModelParameters(Record):
@@ -77,7 +77,7 @@ class ModelParameters(Record):
         description="What an answer tells: `probabilities`; `topk:k`, the k largest, the others 0; `round:d`, rounded half "
         "up to d decimals; `label`, 1 for the likeliest class, the others 0.",
     )
-    labels: list[str] = []
+    labels: list[str] = Field([], description="The classes, in the order of the probabilities.")
     max_images: int = Field(description="Most images in one request.")
     idempotency: bool = Field(True, description="`Idempotency-Key` on infer is honoured for 24 hours.")
     input_range: tuple[float, float] = Field((0.0, 1.0), description="Of FP32 pixels; UINT8 pixels are 0 to 255.")
@@ -87,20 +87,20 @@ class ModelParameters(Record):
 class ModelMetadata(Record):
     """`GET /v2/models/{model}`."""
 
-    name: str
-    versions: list[str] = ["1"]
-    platform: str = "metazoo"
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-    parameters: ModelParameters
+    name: str = Field(description="As in its path.")
+    versions: list[str] = Field(["1"], description="Always the one.")
+    platform: str = Field("metazoo", description="Always `metazoo`.")
+    inputs: list[TensorMetadata] = Field(description="The one tensor that it takes.")
+    outputs: list[TensorMetadata] = Field(description="The one tensor that it gives.")
+    parameters: ModelParameters = Field(description="What the protocol has no field for.")
 
 
 class ServerMetadata(Record):
     """`GET /v2`."""
 
-    name: str
-    version: str
-    extensions: list[str]
+    name: str = Field(description="Always `metazoo`.")
+    version: str = Field(description="Version of Metazoo.")
+    extensions: list[str] = Field(description="Extensions of the protocol that are spoken.")
 
 
 LARGEST_BUDGET = 10**12  # images

@@ -69,3 +69,25 @@ def _assign(images: int, each: int, apis: int, rng: np.random.RandomState) -> ND
         rows = np.arange(start, min(start + cycle, images))
         asked[rows[:, None], rng.permutation(apis)[window[: len(rows)]]] = True
     return asked
+
+
+def rounds_within(
+    budget: int | None, *, wanted: int, round_cost: int, api_cost: int, before: int, apis: int, per_api: int | None
+) -> int:
+    """Rounds of a method that asks as it goes, `wanted` at most, such that neither limit can be exceeded. In images.
+
+    round_cost: the most that a round costs in all; api_cost: the most that it costs any one API, were it asked in every round;
+    before: what each of the `apis` costs before the first round. budget None: no limit.
+    Raises ValueError where not one round fits.
+    """
+    limits = [wanted]
+    if budget is not None and round_cost:
+        limits.append((budget - before * apis) // round_cost)
+    if per_api is not None and api_cost:
+        limits.append((per_api - before) // api_cost)
+    if min(limits) < 1:
+        raise ValueError(
+            f"a round costs up to {round_cost} queries, {api_cost} of one API, after {before} of each API: raise the budget, "
+            "or ask for fewer images a class, steps or directions"
+        )
+    return min(limits)

@@ -1,6 +1,7 @@
 """Teachers: what answers images with probabilities, and counts how often it was asked.
 
-What a method needs is in its types: `Teacher` is a black box, `WhiteBoxTeacher` one whose host publishes the weights.
+What a method needs is in its types: `Teacher` is a black box, `DifferentiableTeacher` gives gradients to the pixels as well,
+exact ones or estimated (`dfml.numerics.gradient_sources`), `WhiteBoxTeacher` is one whose host publishes the weights.
 """
 
 import hashlib
@@ -61,12 +62,26 @@ class BatchStatistics:
 
 
 @runtime_checkable
-class WhiteBoxTeacher(Teacher, Protocol):
-    """A teacher whose weights are at hand: also gradients to the pixels, and what its batch norms remember."""
+class DifferentiableTeacher(Teacher, Protocol):
+    """A teacher that also gives gradients to the pixels, and what its batch norms remember, if that is known."""
 
     @property
     def device(self) -> torch.device:
         """Where images must be for `logits` and `inspect`."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float (n, 3, h, w) on `device`, meant to be in [0, 1] -> logits (n, ways), differentiable to the pixels.
+
+        Logits are known up to a number an image: of a black box they are the logarithms of its probabilities.
+        """
+
+    def inspect(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+        """Like `logits`, and the statistics of every batch norm, in the order they are met; empty where there is none."""
+
+
+@runtime_checkable
+class WhiteBoxTeacher(DifferentiableTeacher, Protocol):
+    """A teacher whose weights are at hand: its gradients are exact, and cost no queries."""
 
     @property
     def forward_passes(self) -> int:
@@ -75,12 +90,6 @@ class WhiteBoxTeacher(Teacher, Protocol):
     @property
     def backward_passes(self) -> int:
         """Images whose pixels got a gradient from it."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """float (n, 3, h, w) on `device`, meant to be in [0, 1] -> logits (n, ways), differentiable to the pixels."""
-
-    def inspect(self, images: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
-        """Like `logits`, and the statistics of every batch norm, in the order they are met; empty where there is none."""
 
     def normalisation(self) -> Normalisation:
         """What it subtracts from images in [0, 1], and divides by."""

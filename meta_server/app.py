@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from edge import errors, openapi
-from edge.middleware import BodyDeadline, BodyLimit, RequestId
+from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 from meta_server import dashboard, routes
 from meta_server.queue import Queue
+from meta_server.routes import hosted
 from meta_server.services import open_services
 from meta_server.session import Sessions
 from meta_server.settings import Settings
@@ -36,8 +37,10 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.state.key_digest = sha256(settings.api_key.get_secret_value().encode()).digest()
     app.state.sessions = Sessions(settings.secret_key.get_secret_value())
     app.include_router(routes.root)
+    hosted.install(app)
     errors.install(app, dashboard.answer)
     dashboard.install(app)
+    app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline)
     app.add_middleware(RequestId)  # added last, so it is the outermost

@@ -1,6 +1,6 @@
-"""Files of a meta-model as downloads: streamed, and named by what they hold."""
+"""Files of meta-models and adapted models as downloads: streamed, and named by what they hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import SEEK_END
 from typing import BinaryIO
 
@@ -8,7 +8,6 @@ from anyio import to_thread
 from fastapi.responses import Response, StreamingResponse
 
 from contracts.problems import ProblemError
-from meta_server.services import Services
 from meta_server.store.artifacts import Artifacts
 
 CHUNK = 2**18  # bytes
@@ -16,19 +15,22 @@ CHUNK = 2**18  # bytes
 _TYPES = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
 
 
-async def send_file(services: Services, meta_model_id: str, name: str, known: str | None) -> Response:
-    """The file `name`; 304 if `known`, an `If-None-Match`, names what it holds. Raises `ProblemError` (not-found)."""
-    model = await services.meta_models.get(meta_model_id)
-    if name not in model.files:
-        raise ProblemError("not-found", f"it has no file {name!r}, but: {', '.join(sorted(model.files))}")
-    etag = f'"{model.files[name]}"'
+async def send_file(
+    artifacts: Artifacts, folder: str, digests: Mapping[str, str], name: str, known: str | None
+) -> Response:
+    """The file `name` of a folder, whose files have these SHA-256; 304 if `known`, an `If-None-Match`, names what it holds.
+
+    Raises `ProblemError` (not-found).
+    """
+    if name not in digests:
+        raise ProblemError("not-found", f"it has no file {name!r}, but: {', '.join(sorted(digests))}")
+    etag = f'"{digests[name]}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if known is not None and (
         known.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]
     ):
         return Response(status_code=304, headers=headers)
-    path = f"{await services.meta_models.folder(meta_model_id)}/{name}"
-    file, size = await to_thread.run_sync(_open, services.artifacts, path)
+    file, size = await to_thread.run_sync(_open, artifacts, f"{folder}/{name}")
     headers["Content-Length"] = str(size)
     kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
     return StreamingResponse(_chunks(file), headers=headers, media_type=kind)

@@ -10,15 +10,19 @@ import structlog
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
+from api_zoo.services import Services as Hosting
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
 from meta_server.serving import Serving
+from meta_server.serving.hosting import hosting
+from meta_server.serving.sweeper import Sweeper
 from meta_server.settings import Settings
+from meta_server.store.adapted_models import AdaptedModelStore
 from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.secrets import Secrets
-from metering.scripts import StoreUnavailable, connect
+from metering.scripts import Scripts, StoreUnavailable, connect
 
 log = structlog.get_logger()
 
@@ -30,9 +34,11 @@ class Services:
     redis: Redis
     jobs: JobStore
     meta_models: MetaModelStore
+    adapted_models: AdaptedModelStore
     artifacts: Artifacts
     queue: Queue
     serving: Serving
+    hosting: Hosting  # what the zoo's routes use to answer with adapted models
 
     async def enqueue(self, job_id: str) -> None:
         """Have done what is due of a queued job. When the queue fails, the reaper does it later: the job is stored."""
@@ -57,8 +63,10 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         jobs = JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value()))
         meta_models = MetaModelStore(redis)
         artifacts = Artifacts(settings.artifacts)
-        serving = Serving(meta_models, artifacts, capacity=settings.loaded_models)
+        adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
+        serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory)
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
         background.start_soon(Reaper(jobs, queue, redis).run)
-        yield Services(redis, jobs, meta_models, artifacts, queue, serving)
+        background.start_soon(Sweeper(adapted_models, artifacts).run)
+        yield Services(redis, jobs, meta_models, adapted_models, artifacts, queue, serving, hosting(settings, redis))

@@ -22,6 +22,12 @@ class Settings(BaseSettings):
     max_body: int = Field(
         64 * 2**20, ge=2**10, validation_alias="METAZOO_MAX_BODY", description="Bytes of the largest request body."
     )
-    loaded_models: int = Field(
-        8, ge=1, validation_alias="METAZOO_LOADED_MODELS", description="Meta-models kept in memory for predictions."
+    model_memory: int = Field(
+        512 * 2**20, ge=0, validation_alias="METAZOO_MODEL_MEMORY", description="Bytes of networks kept loaded."
+    )
+    adapted_images_per_second: float | None = Field(
+        None,
+        gt=0,
+        validation_alias="METAZOO_ADAPTED_IMAGES_PER_SECOND",
+        description="What each adapted model may answer. Default: no limit.",
     )

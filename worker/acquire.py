@@ -83,12 +83,10 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             timeout=context.timeout,
         )
         await teacher.resume()
-        while teacher.position < min(IMAGES, len(teacher.indices)):
-            await teacher.ask(IMAGES)
+        await teacher.probe(IMAGES)
         await store.phase(job.id, watch.lease, Phase.ACQUIRE)
         await _tell(context, job, api_id, watch, state="acquiring")
-        while teacher.position < len(teacher.indices):
-            await teacher.ask()
+        await teacher.ask()
 
 
 async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncModel, watch: Watch) -> ModelInfo:

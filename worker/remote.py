@@ -2,16 +2,18 @@
 
     reserve (write ahead) -> send -> store the answer -> settle and announce
 
-A chunk is sent again only with the same bytes under the same key, and only to an API that promises to answer that without a
-second charge. Otherwise a lost outcome is settled as unconfirmed: counted as spent, never sent again.
+Several chunks are under way at once, as many as the API's rate and latency need. A chunk is sent again only with the same bytes
+under the same key, and only to an API that promises to answer that without a second charge. Otherwise a lost outcome is settled
+as unconfirmed: counted as spent, never sent again.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +32,22 @@ from client.model import Answer, AsyncModel, ModelInfo
 from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, Settled
+from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import BadApi, read_probabilities
-from worker.watch import Stopped, Watch, Why, why
+from worker.todo import Todo
+from worker.watch import GRACE, Stopped, Watch, Why, end, why
+from worker.window import Window
 
 CHUNK = 64  # images a request for an API that states no limit
 LARGEST_CHUNK = 512
 REPLAY_SECONDS = 23 * 3600  # a key replays for 24 hours; the rest is for clocks that disagree
-LONGEST_PAUSE = 30.0  # between repetitions without a hint
 MOST_LOSSES = 3  # answers in a row that may be lost without replay
 LONGEST_HINT = 3600.0  # an API that asks for more patience than this is given up
 
 Images = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """Pool indices -> uint8 (n, 3, height, width)."""
+
+Step = Coroutine[Any, Any, None]
 
 
 class Enough(Exception):
@@ -50,9 +56,9 @@ class Enough(Exception):
 
 @dataclass
 class RemoteTeacher:
-    """One API as the worker asks it. `indices` are the pool images planned for it, ascending; `position` counts those done.
+    """One API as the worker asks it. `indices` are the pool images planned for it, ascending.
 
-    `answered` counts images whose answer is stored; both over all attempts at the job.
+    `answered` counts images whose answer is stored, over all attempts at the job.
     """
 
     job_id: str
@@ -66,15 +72,24 @@ class RemoteTeacher:
     watch: Watch
     patience: float
     timeout: float
-    position: int = 0
-    chunks: int = 0
     answered: int = 0
     largest: int = field(init=False)
-    _wait_until: float = 0.0
+    _todo: Todo = field(init=False)
+    _pacer: Pacer = field(init=False)
+    _window: Window = field(default_factory=Window)
+    _chunks: int = 0
     _losses: int = 0
+    _lost_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.largest = min(self.info.max_images or CHUNK, LARGEST_CHUNK)
+        self._todo = Todo(len(self.indices))
+        self._pacer = Pacer(self.watch.sleep)
+
+    @property
+    def left(self) -> int:
+        """Images that are neither answered nor counted as spent."""
+        return len(self._todo)
 
     async def resume(self) -> None:
         """Take up where an earlier worker stopped: count what is settled, resolve what is open.
@@ -82,34 +97,87 @@ class RemoteTeacher:
         Raises what `ask` raises.
         """
         for settled in await self.ledger.settled(self.api_id):
+            self._chunks = max(self._chunks, settled.chunk.number + 1)
+            if settled.outcome is not Outcome.RELEASED:
+                self._todo.remove(settled.chunk.start, settled.chunk.stop)
             self._count(settled)
-        for hold in await self.ledger.open_holds(self.api_id):
-            self.chunks = max(self.chunks, hold.chunk.number + 1)
-            await self._resolve(hold)
+        holds = await self.ledger.open_holds(self.api_id)
+        for hold in holds:
+            self._chunks = max(self._chunks, hold.chunk.number + 1)
+            self._todo.remove(hold.chunk.start, hold.chunk.stop)
+        left = iter(holds)
+        await self._all(lambda: None if (hold := next(left, None)) is None else self._resolve(hold))
 
-    async def ask(self, most: int | None = None) -> None:
-        """Ask about the next chunk of at most `most` images; `position` moves past it.
+    async def probe(self, images: int) -> None:
+        """Ask about the first `images`, one chunk after the other. Raises what `ask` raises."""
+        while len(self.indices) - self.left < min(images, len(self.indices)):
+            await self._ask(*self._todo.take(min(self.largest, images)))
 
-        Raises `BadApi` when the answer is no answer, `Enough` when the API or the budget gives no more, `Stopped`, `LeaseLost`,
-        `StoreUnavailable`, OSError when the answer cannot be stored.
+    async def ask(self) -> None:
+        """Ask about all that is left.
+
+        Raises `BadApi` when an answer is no answer, `Enough` when the API or the budget gives no more: then all that was under
+        way has its outcome. Raises `Stopped`, `LeaseLost`, `StoreUnavailable`, OSError when an answer cannot be stored: then
+        what is under way has a few seconds to end, and the next worker resolves the rest.
         """
+        await self._all(lambda: self._ask(*self._todo.take(self._size())) if self.left else None)
+
+    def _size(self) -> int:
+        return min(self.largest, self._pacer.most_images or self.largest)
+
+    def _room(self) -> int:
+        """How many chunks may be under way: no more than may be lost, where an answer that was lost is lost for good."""
+        size = int(self._window.size)
+        return size if self.info.idempotency else min(size, MOST_LOSSES - self._losses)
+
+    async def _all(self, following: Callable[[], Step | None]) -> None:
+        """Do one step after the other, as many at once as there is room for, until there is none."""
+        under_way: set[asyncio.Future[None]] = set()
+        failures: list[BaseException] = []
+        try:
+            while True:
+                while not failures and len(under_way) < self._room() and (step := following()) is not None:
+                    under_way.add(asyncio.ensure_future(step))
+                if not under_way:
+                    break
+                # an API that gives no more leaves the others time to end, and who must stop sees to it; else, a moment
+                broken = not all(isinstance(failure, Enough | BadApi | Stopped) for failure in failures)
+                done, under_way = await asyncio.wait(
+                    under_way, timeout=GRACE if broken else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                failures += [failure for task in done if (failure := task.exception()) is not None]
+                if not done:
+                    break
+        finally:
+            for task in under_way:
+                task.cancel()
+            for task in under_way:
+                await end(task)
+        if failures:
+            raise min(failures, key=_severity)
+
+    async def _ask(self, start: int, stop: int) -> None:
+        """Ask about the places from `start` to `stop`, which were taken."""
         self.watch.check()
-        size = min(self.largest, most or self.largest, len(self.indices) - self.position)
-        await self._pace()
-        body, headers, chunk = await self._prepare(self.position, self.position + size)
+        body, headers, chunk = await self._prepare(start, stop, number=self._next_number())
+        turn = await self._pacer.turn(chunk.images)
         try:
             await self.ledger.reserve(self.watch.lease, chunk)
         except BudgetSpent as spent:
             if spent.left < 1:
                 raise Enough("the job's budget is spent") from None
-            self.largest = spent.left
+            self.largest = min(self.largest, spent.left)
+            self._todo.give_back(start, stop)
             return
         except JobClosed as closed:
             raise Stopped(why(closed.status)) from None
-        self.chunks += 1
-        await self._send(chunk, body, headers)
+        await self._send(chunk, body, headers, turn)
 
-    async def _prepare(self, start: int, stop: int) -> tuple[bytes, dict[str, str], Chunk]:
+    def _next_number(self) -> int:
+        self._chunks += 1
+        return self._chunks - 1
+
+    async def _prepare(self, start: int, stop: int, *, number: int) -> tuple[bytes, dict[str, str], Chunk]:
         """The request about images `start` to `stop` of this API's queries, and its record."""
 
         def encode() -> tuple[bytes, dict[str, str], str]:
@@ -120,19 +188,22 @@ class RemoteTeacher:
             return body, headers, sha256(body).hexdigest()
 
         body, headers, digest = await asyncio.to_thread(encode)
-        return body, headers, Chunk(api=self.api_id, number=self.chunks, start=start, stop=stop, digest=digest)
+        return body, headers, Chunk(api=self.api_id, number=number, start=start, stop=stop, digest=digest)
 
     async def _resolve(self, hold: Hold) -> None:
         """Learn the outcome of a chunk that an earlier worker may have sent."""
         chunk = hold.chunk
         if self.info.idempotency and time.time() - hold.since < REPLAY_SECONDS and chunk.stop <= len(self.indices):
-            body, headers, again = await self._prepare(chunk.start, chunk.stop)
+            body, headers, again = await self._prepare(chunk.start, chunk.stop, number=chunk.number)
             if again.digest == chunk.digest:
-                await self._send(chunk, body, headers, maybe_sent=True)
+                turn = await self._pacer.turn(chunk.images)
+                await self._send(chunk, body, headers, turn, maybe_sent=True)
                 return
         await self._settle(chunk, Outcome.UNCONFIRMED)
 
-    async def _send(self, chunk: Chunk, body: bytes, headers: dict[str, str], *, maybe_sent: bool = False) -> None:
+    async def _send(
+        self, chunk: Chunk, body: bytes, headers: dict[str, str], turn: Turn, *, maybe_sent: bool = False
+    ) -> None:
         """Send until the outcome is known, then settle. `maybe_sent`: an outcome may have been lost before."""
         key = chunk.key(self.job_id) if self.info.idempotency else None
         failing_since, attempt = time.monotonic(), 0
@@ -146,8 +217,10 @@ class RemoteTeacher:
             except RateLimited as error:
                 refused: MetazooError = error
                 wait, failing_since = error.retry_after, time.monotonic()
+                self._window.refused(turn.at, failing_since)
             except (InProgress, ApiUnavailable) as error:
                 refused, wait = error, error.retry_after
+                self._window.refused(turn.at, time.monotonic())
                 maybe_sent = maybe_sent or _may_be_charged(error)
                 if maybe_sent and key is None:
                     await self._lost(chunk, error)
@@ -159,7 +232,7 @@ class RemoteTeacher:
                 await self._refused(chunk, error, maybe_sent)
                 return
             else:
-                await self._keep(chunk, answer)
+                await self._keep(chunk, answer, turn)
                 return
             wait = min(LONGEST_PAUSE, 0.5 * 2.0**attempt) if wait is None else wait
             attempt += 1
@@ -168,7 +241,11 @@ class RemoteTeacher:
                 did = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
                 raise Enough(f"it {did} for {max(wait, self.patience):.0f} s: {_named(refused)}") from refused
             try:
-                await self.watch.sleep(wait * (1 + random() / 4))
+                if isinstance(refused, RateLimited):
+                    self._pacer.hold_off(wait)  # the others too: they would be refused as well
+                else:
+                    await self.watch.sleep(wait * (1 + random() / 4))
+                turn = await self._pacer.turn(chunk.images)
             except Stopped as stopped:
                 if stopped.why is Why.ENDED or (stopped.why is Why.PAUSED and not maybe_sent):
                     await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
@@ -184,7 +261,7 @@ class RemoteTeacher:
     async def _lost(self, chunk: Chunk, error: MetazooError) -> None:
         """An answer was lost that the API will not give again; after a few in a row it is given up."""
         await self._settle(chunk, Outcome.UNCONFIRMED)
-        self._losses += 1
+        self._losses, self._lost_at = self._losses + 1, time.monotonic()
         if self._losses >= MOST_LOSSES:
             raise Enough(f"{self._losses} answers in a row were lost: {_named(error)}") from error
 
@@ -197,14 +274,20 @@ class RemoteTeacher:
         elif isinstance(error, BudgetExhausted):
             smaller = error.left
         if smaller and smaller < chunk.images:
-            self.largest = smaller
+            self.largest = min(self.largest, smaller)
         elif isinstance(error, BudgetExhausted):
             raise Enough("the budget of its key is spent") from error
         else:
             raise BadApi(f"it refused the request: {_named(error)}") from error
 
-    async def _keep(self, chunk: Chunk, answer: Answer) -> None:
-        """Store the answer, then confirm it."""
+    async def _keep(self, chunk: Chunk, answer: Answer, turn: Turn) -> None:
+        """Learn what the answer says of rates, store it, then confirm it."""
+        seconds = time.monotonic() - turn.at
+        self._window.answered(chunk.images, seconds, paced=self._pacer.knows_a_rate, waited=turn.waited)
+        self._pacer.learn(turn, answer.limits)
+        budget = answer.limits.get("budget")
+        if budget is not None and budget.remaining:
+            self.largest = min(self.largest, budget.remaining)
         try:
             probabilities = read_probabilities(
                 answer.probabilities,
@@ -220,37 +303,23 @@ class RemoteTeacher:
         path = f"jobs/{self.job_id}/answers/{chunk.id}-{self.watch.lease.fence}.safetensors"
         await asyncio.to_thread(self.artifacts.write, path, content)
         await self._settle(chunk, Outcome.CONFIRMED, path)
-        self._losses = 0
-        self._plan_pause(answer)
+        if turn.at > self._lost_at:
+            self._losses = 0
 
     async def _settle(self, chunk: Chunk, outcome: Outcome, path: str | None = None) -> None:
         await self.ledger.settle(self.watch.lease, chunk, outcome, path=path)
+        if outcome is Outcome.RELEASED:  # asked again, in another chunk
+            self._todo.give_back(chunk.start, chunk.stop)
         self._count(Settled(chunk, outcome, path))
 
     def _count(self, settled: Settled) -> None:
-        chunk = settled.chunk
-        self.chunks = max(self.chunks, chunk.number + 1)
-        if settled.outcome is not Outcome.RELEASED:  # what was released is asked again, in another chunk
-            self.position = max(self.position, chunk.stop)
         if settled.outcome is Outcome.CONFIRMED:
-            self.answered += chunk.images
+            self.answered += settled.chunk.images
 
-    def _plan_pause(self, answer: Answer) -> None:
-        """Come no sooner than the API's stated rate allows the next chunk, and with no more than its budget has left."""
-        following = min(self.largest, len(self.indices) - self.position)
-        for limit in answer.limits.limits:
-            if limit.remaining is None or limit.unit not in (None, "images"):
-                continue
-            short = following - limit.remaining
-            if limit.quota and limit.window and short > 0 and following <= limit.quota:
-                self._wait_until = time.monotonic() + short * limit.window / limit.quota
-            elif limit.name == "budget" and short > 0 and limit.remaining:
-                self.largest = limit.remaining
 
-    async def _pace(self) -> None:
-        wait = self._wait_until - time.monotonic()
-        if wait > 0:
-            await self.watch.sleep(min(wait, LONGEST_PAUSE))
+def _severity(failure: BaseException) -> int:
+    """What ends the task counts before what is wrong with the API, and that before an API that gives no more."""
+    return 2 if isinstance(failure, Enough) else 1 if isinstance(failure, BadApi) else 0
 
 
 def _may_be_charged(error: MetazooError) -> bool:

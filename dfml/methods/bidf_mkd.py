@@ -18,51 +18,27 @@ is asked again at every perturbed image; the boundary term is of probabilities; 
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions
-from dfml.nets import Backbone, build
-from dfml.nets.generator import build_generator
-from dfml.numerics.distillation import divergence, divergence_as_released, rounding_unit
-from dfml.numerics.inner_loop import Call, Parameters, adapt, functional, set_running_statistics
-from dfml.numerics.zeroth_order import Estimator, step_size, surrogate
+from dfml.access import probe
+from dfml.nets import Backbone
+from dfml.nets.learner import Learner, build_learner
+from dfml.numerics.distillation import divergence, divergence_as_released
+from dfml.numerics.inner_loop import Call, Parameters, adapt, set_running_statistics
+from dfml.numerics.meta_learners import Functional, functional_learner, task_loss
+from dfml.recovery import RecoveredSet, Recovery, recover
 from dfml.replay import Task, TaskMemory
-from dfml.teachers import CHUNK, Teacher
+from dfml.teachers import Teacher
+from dfml.visits import Plan, plan, visit_deadlines
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each update with (updates done, updates in all, metrics); it may raise to stop."""
-
-PROBE = 8
-"""Images asked at the first visit to an API, to learn how precise its answers are."""
-IMAGES, ITERATIONS = 30, 200
-"""The paper's images a class and iterations a set: what is planned where the budget allows it."""
-SPEND_BY = 0.5
-"""Part of the updates by which the last API has been visited, so that its task is learned too."""
-CURVATURE = 0.01
-"""Of the loss along a random direction, for the choice of the step: measured on Conv4 classifiers of 32 x 32 images."""
-_FLOOR = 1e-6  # of probabilities before a logarithm, where answers are not rounded
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`visits`: which API is visited, in order. `images`: of a class, in each of a visit's two sets. `queries`: all it costs.
-
-    A visit to an API of `ways` classes costs `2 ways images (iterations c + 1)`, c being `Estimator.cost`; the first one to an
-    API `PROBE` more.
-    """
-
-    visits: tuple[int, ...]
-    images: int
-    iterations: int
-    queries: int
 
 
 @dataclass(frozen=True)
@@ -77,28 +53,6 @@ class Learned:
     head: nn.Linear
     metrics: dict[str, float]
     plan: Plan
-
-
-@dataclass(frozen=True)
-class RecoveredSet:
-    """images: float (n, 3, h, w) in [0, 1]. labels: int64 (n,), what they were made for. answers: (n, ways), the API's."""
-
-    images: Tensor
-    labels: Tensor
-    answers: Tensor
-
-
-class Student(nn.Module):
-    """Backbone and linear head: images (n, 3, h, w) -> logits (n, outputs); a task of fewer ways uses the first of them."""
-
-    def __init__(self, backbone: Backbone, outputs: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.dim, outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
 
 
 def train(
@@ -122,8 +76,8 @@ def train(
     ways = [teacher.ways for teacher in teachers]
     planned = plan(options, queries=queries, queries_per_api=queries_per_api, ways=ways, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    student = _student(config, shape, max(*ways, options.ways), generator).to(device)
-    call, parameters = functional(student, batch_norm="batch")
+    student = build_learner(config, shape, ways=max(*ways, options.ways), generator=generator).to(device)
+    functions = functional_learner(student)
     optimiser = torch.optim.Adam(student.parameters(), lr=options.learning_rate)
     memory, plateau = TaskMemory(options.memory), Plateau(options.patience)
     units: dict[int, float | None] = {}
@@ -143,13 +97,13 @@ def train(
                     units[api] = probe(teacher, generator)
                 recovery = Recovery(teacher, options, planned, units[api], generator, torch.device(device))
                 boundary = options.boundary if update >= boundary_from else 0.0
-                loss, accuracy, sets = visit(student, call, parameters, recovery, boundary=boundary)
+                loss, accuracy, sets = visit(student, functions, recovery, boundary=boundary)
                 for one in sets:
                     memory.add(api, one.images.cpu(), one.labels.cpu())
                 done, spent = done + 1, spent + teacher.queries - before
                 plateau.reset()
             else:
-                loss, accuracy = replay(call, parameters, _drawn(memory, options, planned, generator, device), options)
+                loss, accuracy = replay(functions, _drawn(memory, options, planned, generator, device), options)
             torch.autograd.backward(loss / options.tasks)
             losses.append(loss.item())
             accuracies.append(accuracy)
@@ -170,136 +124,15 @@ def train(
     return Learned(student.backbone.eval(), student.head, means, planned)
 
 
-# --- recovery -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What recovering a set of images from one API takes. `unit`: what its answers are rounded to; None: not rounded."""
-
-    teacher: Teacher
-    options: BidfMkdOptions
-    plan: Plan
-    unit: float | None
-    generator: torch.Generator
-    device: torch.device
-
-    @property
-    def estimator(self) -> Estimator:
-        return estimator_of(self.options)
-
-    @property
-    def floor(self) -> float:
-        """Smallest probability told apart from zero."""
-        return _FLOOR if self.unit is None else min(self.unit / 2, 0.1 / self.teacher.ways)
-
-    @property
-    def step(self) -> float:
-        if self.options.step is not None:
-            return self.options.step
-        rounds = self.options.eight_bit and self.options.space == "pixels"
-        return step_size(
-            order=self.estimator.order,
-            output_unit=self.unit,
-            input_unit=1 / 255 if rounds else None,
-            inputs=int(np.prod(self.teacher.input_shape)),
-            curvature=CURVATURE,
-        )
-
-    def ask(self, images: Tensor) -> Tensor:
-        """Images (n, 3, h, w), cut to [0, 1] -> the API's probabilities (n, ways). Costs n queries."""
-        images = images.clamp(0, 1)
-        if self.options.eight_bit:
-            images = (images * 255).round() / 255
-        return self.teacher.predict(images.cpu()).to(self.device)
-
-
-def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: float = 0.0) -> RecoveredSet:
-    """Images that the API takes for each of its classes: zeroth-order inversion through a fresh generator.
-
-    Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x)) + diversity likeness(x, y)` over `x = G(z, y)` in G and z, by
-    Adam on the estimated gradient with respect to x, carried on to G and z by the chain rule. In latent space the gradient
-    with respect to z is estimated, through G as it was drawn, and z alone is learned.
-
-    Costs `ways images (iterations c + 1)` queries; the last one an image is the answer that distillation needs.
-    """
-    options, teacher, device = recovery.options, recovery.teacher, recovery.device
-    labels = torch.arange(teacher.ways).repeat_interleave(recovery.plan.images).to(device)
-    net = build_generator(
-        latent=options.latent,
-        classes=teacher.ways,
-        shape=teacher.input_shape,
-        width=options.generator_width,
-        generator=recovery.generator,
-    ).to(device)
-    z = torch.randn(len(labels), options.latent, generator=recovery.generator).to(device).requires_grad_()
-    learned = [z] if options.space == "latent" else [*net.parameters(), z]
-    optimiser = torch.optim.Adam(learned, lr=options.generator_rate, betas=(0.5, 0.999))
-
-    def of_images(images: Tensor) -> Tensor:  # (k, n, 3, h, w) -> (k, n)
-        answers = recovery.ask(images.flatten(0, 1)).view(len(images), len(labels), teacher.ways)
-        wanted = answers.gather(2, labels.expand(len(images), -1)[..., None])[..., 0]
-        loss: Tensor = -wanted.clamp_min(recovery.floor).log()
-        if student is not None and boundary:
-            loss = loss + boundary * boundary_loss(answers, _probabilities(student, images, teacher.ways))
-        return loss
-
-    def of_noise(variants: Tensor) -> Tensor:  # (k, n, latent) -> (k, n)
-        return of_images(torch.stack([net(variant, labels) for variant in variants]))
-
-    for _ in range(recovery.plan.iterations):
-        images = net(z, labels)
-        points = z if options.space == "latent" else images
-        loss = of_noise if options.space == "latent" else of_images
-        estimate = recovery.estimator.estimate(loss, points, step=recovery.step, generator=recovery.generator)
-        optimiser.zero_grad(set_to_none=True)
-        apart = options.diversity * likeness(images, labels)
-        torch.autograd.backward(surrogate(points, estimate.gradient) / len(labels) + apart)
-        optimiser.step()
-    with torch.no_grad():
-        images = net(z, labels)
-        if options.eight_bit:
-            images = (images * 255).round() / 255
-    return RecoveredSet(images, labels, recovery.ask(images))
-
-
-def boundary_loss(answers: Tensor, student: Tensor) -> Tensor:
-    """`l_bd = - sum_c |t_c - s_c|` where API and student name the same class, else 0; probabilities (…, ways) -> (…).
-
-    An image that both see alike teaches nothing. Pushed apart while they still agree, it lies at the student's boundary.
-    """
-    agree = answers.argmax(-1) == student.argmax(-1)
-    return -(answers - student).abs().sum(-1) * agree
-
-
-def likeness(images: Tensor, labels: Tensor) -> Tensor:
-    """Mean cosine between two images of one class, coarse (a block of 4 x 4 is a number) and less the mean of all images.
-
-    A generator that is told the class draws one image of it over and over, unless this is kept low. images: (n, 3, h, w).
-    """
-    coarse = F.avg_pool2d(images, 4, ceil_mode=True).flatten(1)
-    unit = F.normalize(coarse - coarse.mean(0), dim=1)
-    pairs = torch.eq(labels[:, None], labels).fill_diagonal_(False)
-    return (unit @ unit.T)[pairs].sum() / pairs.sum().clamp_min(1)
-
-
-def probe(teacher: Teacher, generator: torch.Generator) -> float | None:
-    """The unit that an API rounds its answers to, None for full precision. Costs `PROBE` queries."""
-    return rounding_unit(teacher.predict(torch.rand(PROBE, *teacher.input_shape, generator=generator)))
-
-
-# --- learning -----------------------------------------------------------------------------------------------------------------
-
-
 def visit(
-    student: Student, call: Call, parameters: Parameters, recovery: Recovery, *, boundary: float
+    student: Learner, learner: Functional, recovery: Recovery, *, boundary: float
 ) -> tuple[Tensor, float, tuple[RecoveredSet, RecoveredSet]]:
     """Bi-level distillation of one API: the outer loss, the part of the query set on which both agree, and both sets."""
-    options = recovery.options
+    options, call = recovery.options, learner.logits
     support = recover(recovery)
     adapted = adapt(
         lambda now: distillation(call, now, support, options),
-        parameters,
+        learner.parameters,
         steps=options.inner_steps,
         lr=options.inner_rate,
         second_order=options.second_order,
@@ -319,24 +152,16 @@ def distillation(call: Call, parameters: Parameters, recovered: RecoveredSet, op
     return kind(recovered.answers, logits)
 
 
-def replay(call: Call, parameters: Parameters, task: Task, options: BidfMkdOptions) -> tuple[Tensor, float]:
-    """MAML with cross-entropy on a task from the memory: the outer loss, and the accuracy on its query images."""
-
-    ways = int(task.support_labels.max()) + 1
-
-    def on(images: Tensor, labels: Tensor) -> Callable[[Parameters], Tensor]:
-        return lambda now: F.cross_entropy(call(now, images)[:, :ways], labels)
-
-    adapted = adapt(
-        on(task.support, task.support_labels),
-        parameters,
+def replay(learner: Functional, task: Task, options: BidfMkdOptions) -> tuple[Tensor, float]:
+    """The outer loss of a task from the memory, and the accuracy on its query images."""
+    return task_loss(
+        options.learner,
+        learner,
+        task,
         steps=options.replay_steps,
         lr=options.inner_rate,
         second_order=options.second_order,
     )
-    logits = call(adapted, task.query)[:, :ways]
-    accuracy = (logits.detach().argmax(-1) == task.query_labels).float().mean().item()
-    return F.cross_entropy(logits, task.query_labels), accuracy
 
 
 class Plateau:
@@ -359,86 +184,7 @@ class Plateau:
         return self._waited >= self._patience
 
 
-# --- budget -------------------------------------------------------------------------------------------------------------------
-
-
-def estimator_of(options: BidfMkdOptions) -> Estimator:
-    """The estimator that the options ask for."""
-    return Estimator(
-        options.directions,
-        antithetic=options.antithetic,
-        orthogonal=options.orthogonal,
-        frequencies=options.frequencies,
-    )
-
-
-def visit_cost(options: BidfMkdOptions, *, ways: int, images: int, iterations: int) -> int:
-    """Queries of a visit, without the probe: support and query set, `ways images (iterations c + 1)` each."""
-    return 2 * ways * images * (iterations * estimator_of(options).cost + 1)
-
-
-def plan(options: BidfMkdOptions, *, queries: int, queries_per_api: int | None, ways: Sequence[int], seed: int) -> Plan:
-    """As many visits as the budget allows, to every API before to any again, never more than `options.updates`.
-
-    Images and iterations that the options leave open are 30 and 200, or, where the budget does not allow a visit to every API
-    with so many, the same part of both; not every API is visited where not even one image and one iteration are left.
-    `ways`: classes of each API. Raises ValueError where no API can be visited.
-    """
-    each = queries // len(ways)
-    each = each if queries_per_api is None else min(each, queries_per_api)
-    images, iterations = _sizes(options, each - PROBE, max(ways))
-    costs = [visit_cost(options, ways=way, images=images, iterations=iterations) for way in ways]
-    rng, visits, spent = np.random.RandomState(seed), list[int](), Counter[int]()
-    while len(visits) < options.updates:
-        before = len(visits)
-        for api in rng.permutation(len(ways)).tolist():
-            cost = costs[api] + (0 if api in spent else PROBE)
-            fits = queries_per_api is None or spent[api] + cost <= queries_per_api
-            if fits and spent.total() + cost <= queries and len(visits) < options.updates:
-                visits.append(api)
-                spent[api] += cost
-        if len(visits) == before:
-            break
-    if not visits:
-        raise ValueError(
-            f"the smallest visit of an API costs {min(costs) + PROBE} queries, more than the budget: raise it, or ask for "
-            "fewer directions, images_per_class or iterations"
-        )
-    return Plan(tuple(visits), images, iterations, spent.total())
-
-
-def visit_deadlines(visits: int, updates: int) -> list[int]:
-    """The update at which each visit is made at the latest: the first at once, then evenly over the first half, one each."""
-    return [max(k, int(k * updates * SPEND_BY / visits)) for k in range(visits)]
-
-
-def _sizes(options: BidfMkdOptions, budget: int, ways: int) -> tuple[int, int]:
-    """Images a class and iterations of a visit that costs `budget` at most, where the options leave it open."""
-    part = 1.0
-    fixed = options.images_per_class is not None and options.iterations is not None
-    while True:
-        images = options.images_per_class or max(1, round(IMAGES * part))
-        iterations = options.iterations or max(1, round(ITERATIONS * part))
-        smallest = part * ITERATIONS < 1
-        if fixed or smallest or visit_cost(options, ways=ways, images=images, iterations=iterations) <= budget:
-            return images, iterations
-        part *= 0.98
-
-
-# --- the rest -----------------------------------------------------------------------------------------------------------------
-
-
-def _student(config: BackboneConfig, shape: tuple[int, int, int], outputs: int, generator: torch.Generator) -> Student:
-    backbone = build(config, shape, generator=generator)
-    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global generator: give it back as it was
-        student = Student(backbone, outputs)
-    bound = backbone.dim**-0.5
-    nn.init.uniform_(student.head.weight, -bound, bound, generator=generator)
-    nn.init.zeros_(student.head.bias)
-    return student
-
-
-def _settled(student: Student, adapted: Parameters, images: Tensor) -> nn.Module:
+def _settled(student: Learner, adapted: Parameters, images: Tensor) -> nn.Module:
     """A copy of the student with these parameters, whose batch norm keeps the statistics of `images`.
 
     So its answer to an image does not depend on which others are asked with it, as the estimator wants.
@@ -449,14 +195,6 @@ def _settled(student: Student, adapted: Parameters, images: Tensor) -> nn.Module
             parameter.copy_(adapted[name])
     set_running_statistics(own, [images])
     return own.eval()
-
-
-def _probabilities(student: nn.Module, images: Tensor, ways: int) -> Tensor:
-    """Images (k, n, 3, h, w) -> probabilities (k, n, ways), without a graph."""
-    with torch.no_grad():
-        parts = torch.split(images.flatten(0, 1).clamp(0, 1), CHUNK)
-        logits = torch.cat([student(part)[:, :ways] for part in parts])
-    return logits.softmax(-1).view(*images.shape[:2], ways)
 
 
 def _drawn(

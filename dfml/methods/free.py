@@ -1,4 +1,6 @@
-"""FREE: faster and better data-free meta-learning (Wei, Hu et al., CVPR 2024). White-box: it needs gradients of the teachers.
+"""FREE: faster and better data-free meta-learning (Wei, Hu et al., CVPR 2024).
+
+It needs gradients of the teachers, from any source.
 
     each epoch, for a few teachers drawn at random
         FIVE    a copy of the meta-generator is adapted to each teacher in five steps; what it made is kept; the
@@ -18,15 +20,17 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import FreeOptions
+from dfml.access import differentiable, pass_cost, probe_cost, white_boxes
 from dfml.nets import Backbone
 from dfml.nets.generator import Generator, build_generator
 from dfml.nets.learner import build_learner
 from dfml.numerics.distillation import divergence, divergence_as_released
-from dfml.numerics.inner_loop import Call, Parameters, functional, set_running_statistics
+from dfml.numerics.inner_loop import Call, Parameters, set_running_statistics
 from dfml.numerics.inversion import Recovered, Terms, disagreement, invert_generator
-from dfml.numerics.maml import maml_loss
+from dfml.numerics.meta_learners import Functional, functional_learner, task_loss
+from dfml.plans import rounds_within
 from dfml.replay import TaskMemory
-from dfml.teachers import WhiteBoxTeacher
+from dfml.teachers import DifferentiableTeacher, Teacher
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, metrics); it may raise to stop."""
@@ -47,22 +51,30 @@ class Learned:
 
 
 def train(
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[Teacher],
     config: BackboneConfig,
     options: FreeOptions,
     *,
+    queries: int | None = None,
+    queries_per_api: int | None = None,
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
 ) -> Learned:
-    """The whole method. Asks nothing of the teachers' APIs; `forward_passes` and `backward_passes` say what it cost.
+    """The whole method. With weights it asks nothing: `forward_passes` and `backward_passes` of the teachers say what it cost.
 
-    The teachers must be on `device`. Metrics: `inversion` (loss), `agreement` (share of recovered images that the teacher
-    takes for what was wanted), `distillation` (before the walk), `replay` (accuracy of its last update), `replay_updates`.
-    Raises ValueError where the teachers together have fewer classes than a task.
+    With any other source of gradients it makes as many epochs as the budget allows (`epochs_within`), and asks `queries` images
+    in all, at most, and no API more than `queries_per_api`. The teachers must be on `device`.
+
+    Metrics: `inversion` (loss), `agreement` (share of recovered images that the teacher takes for what was wanted),
+    `distillation` (before the walk), `replay` (accuracy of its last update), `replay_updates`.
+    Raises ValueError where the teachers together have fewer classes than a task, or the budget allows no epoch, and
+    `WeightsNeeded` where gradients are those of weights that a teacher does not give; then nothing was asked.
     """
     ways, shape = check(teachers, options)
+    epochs, warm_up = epochs_within(options, teachers, queries=queries, queries_per_api=queries_per_api)
     generator = torch.Generator().manual_seed(seed)
+    met = differentiable(teachers, options.gradients, generator=generator)
     net = build_generator(
         latent=options.latent,
         classes=max(teacher.ways for teacher in teachers) if options.conditional else None,
@@ -71,14 +83,15 @@ def train(
         generator=generator,
     ).to(device)
     learner = build_learner(config, shape, ways=ways, generator=generator).to(device)
-    call, theta = functional(learner, batch_norm="batch")
+    functions = functional_learner(learner)
+    call, theta = functions.logits, functions.parameters
     meta = torch.optim.Adam(net.parameters(), lr=options.meta_rate)
     outer = torch.optim.Adam(theta.values(), lr=options.outer_rate)
     memory, metrics = TaskMemory(options.memory), dict[str, float]()
-    for epoch in range(options.epochs):
-        warm = epoch >= options.warm_up
+    for epoch in range(epochs):
+        warm = epoch >= warm_up
         chosen = torch.randperm(len(teachers), generator=generator)[: options.teachers].tolist()
-        drawn = [teachers[index] for index in chosen]
+        drawn = [met[index] for index in chosen]
         found = five(net, meta, drawn, options, student=(call, theta) if warm else None, generator=generator)
         answers = [probabilities(teacher, made.images) for teacher, made in zip(drawn, found, strict=True)]
         metrics = _inversion_metrics(found, answers)
@@ -87,9 +100,9 @@ def train(
                 memory.add(index, made.images, made.labels)
             pairs = [(made.images, answer) for made, answer in zip(found, answers, strict=True)]
             metrics |= align(call, theta, outer, pairs, options)
-            metrics |= replay(call, theta, outer, memory, options, generator=generator)
+            metrics |= replay(functions, outer, memory, options, generator=generator)
         if on_step is not None:
-            on_step(epoch + 1, options.epochs, metrics)
+            on_step(epoch + 1, epochs, metrics)
     set_running_statistics(learner, memory.batches(64))
     return Learned(learner.backbone.eval(), learner.head, memory, net, metrics)
 
@@ -97,7 +110,7 @@ def train(
 def five(
     net: Generator,
     meta: torch.optim.Optimizer,
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[DifferentiableTeacher],
     options: FreeOptions,
     *,
     student: tuple[Call, Parameters] | None,
@@ -164,23 +177,22 @@ def align(
 
 
 def replay(
-    call: Call,
-    theta: Parameters,
+    learner: Functional,
     outer: torch.optim.Optimizer,
     memory: TaskMemory,
     options: FreeOptions,
     *,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Cross-task replay: MAML on remembered tasks until `patience` updates bring no better accuracy. Changes `theta`.
+    """Cross-task replay: remembered tasks until `patience` updates bring no better accuracy. Changes the learner.
 
     It waits until the memory has the classes of a task. Each update's accuracy is on tasks that it has not yet learned from.
     """
     best, stale, updates, accuracy = -1.0, 0, 0, 0.0
     most = options.replay_updates if options.replay_updates is not None else float("inf")
     while len(memory) >= options.ways and stale < options.patience and updates < most:
-        slopes, right = meta_gradient(call, theta, memory, options, generator=generator)
-        for value, slope in zip(theta.values(), slopes, strict=True):
+        slopes, right = meta_gradient(learner, memory, options, generator=generator)
+        for value, slope in zip(learner.parameters.values(), slopes, strict=True):
             value.grad = slope
         outer.step()
         accuracy, updates = right, updates + 1
@@ -189,34 +201,66 @@ def replay(
 
 
 def meta_gradient(
-    call: Call, theta: Parameters, memory: TaskMemory, options: FreeOptions, *, generator: torch.Generator
+    learner: Functional, memory: TaskMemory, options: FreeOptions, *, generator: torch.Generator
 ) -> tuple[list[Tensor], float]:
-    """Mean over `replay_tasks` tasks of the gradient of MAML's loss, task by task to bound memory; and their mean accuracy."""
-    slopes, right = [torch.zeros_like(value) for value in theta.values()], 0.0
+    """Mean over `replay_tasks` tasks of the gradient of their losses, task by task to bound memory; and their mean accuracy."""
+    values = list(learner.parameters.values())
+    slopes, right = [torch.zeros_like(value) for value in values], 0.0
     for _ in range(options.replay_tasks):
         task = memory.task(ways=options.ways, shots=options.shots, queries=options.queries, generator=generator)
-        loss, accuracy = maml_loss(
-            call,
-            theta,
+        loss, accuracy = task_loss(
+            options.learner,
+            learner,
             task,
             steps=options.inner_steps,
             lr=options.inner_rate,
             second_order=options.second_order,
         )
-        for summed, slope in zip(slopes, torch.autograd.grad(loss, list(theta.values())), strict=True):
+        for summed, slope in zip(slopes, torch.autograd.grad(loss, values, materialize_grads=True), strict=True):
             summed += slope / options.replay_tasks
         right += accuracy / options.replay_tasks
     return slopes, right
 
 
-def probabilities(teacher: WhiteBoxTeacher, images: Tensor) -> Tensor:
+def probabilities(teacher: DifferentiableTeacher, images: Tensor) -> Tensor:
     """The teacher's answers to recovered images, on their device: (n, ways)."""
     with torch.no_grad():
         return teacher.logits(images).softmax(-1)
 
 
-def check(teachers: Sequence[WhiteBoxTeacher], options: FreeOptions) -> tuple[int, tuple[int, int, int]]:
+def inversion_cost(options: FreeOptions, *, ways: int) -> int:
+    """Queries of a teacher's visit: `ways images_per_class (generator_steps (1 + c) + 1)`, c those of a gradient.
+
+    None with weights. The last one an image is the answer that is distilled.
+    """
+    cost = pass_cost(options.gradients)
+    return ways * options.images_per_class * (options.generator_steps * cost + 1) if cost else 0
+
+
+def epochs_within(
+    options: FreeOptions, teachers: Sequence[Teacher], *, queries: int | None, queries_per_api: int | None
+) -> tuple[int, int]:
+    """Epochs that the budget allows, and how many of them warm up: the same part of them as in the options.
+
+    Counted as if the dearest teachers were drawn each time, so that neither limit is exceeded. Raises ValueError for none.
+    """
+    costs = sorted((inversion_cost(options, ways=teacher.ways) for teacher in teachers), reverse=True)
+    epochs = rounds_within(
+        queries,
+        wanted=options.epochs,
+        round_cost=sum(costs[: options.teachers]),
+        api_cost=costs[0],
+        before=probe_cost(options.gradients),
+        apis=len(teachers),
+        per_api=queries_per_api,
+    )
+    return epochs, options.warm_up * epochs // options.epochs
+
+
+def check(teachers: Sequence[Teacher], options: FreeOptions) -> tuple[int, tuple[int, int, int]]:
     """Outputs that the meta-model needs, and the images' shape. Raises ValueError that says what does not fit."""
+    if options.gradients.source == "weights":
+        white_boxes(teachers)
     shapes = {teacher.input_shape for teacher in teachers}
     if len(shapes) != 1:
         raise ValueError(f"teachers take images of {sorted(shapes)}: give teachers of one size")

@@ -1,4 +1,6 @@
-"""PURER: architecture, dataset and model-scale agnostic data-free meta-learning (Hu et al., CVPR 2023). White-box.
+"""PURER: architecture, dataset and model-scale agnostic data-free meta-learning (Hu et al., CVPR 2023).
+
+It needs gradients of the teachers, from any source.
 
     min over theta, max over D of  E_tasks in D [ -L_inv(D) + I(Omega) L_outer(task; theta) ]
 
@@ -18,14 +20,17 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PurerOptions
+from dfml.access import differentiable, pass_cost, probe_cost, white_boxes
 from dfml.fusion import average
 from dfml.nets import Backbone
 from dfml.nets.learner import Learner, build_learner
-from dfml.numerics.inner_loop import Call, Parameters, functional, set_running_statistics
+from dfml.numerics.inner_loop import set_running_statistics
 from dfml.numerics.inversion import Terms, inversion_loss, noise_images, roll
-from dfml.numerics.maml import maml_loss
+from dfml.numerics.meta_learners import Functional, functional_learner, task_loss
+from dfml.plans import rounds_within
+from dfml.procedural import query_set
 from dfml.replay import Task, split_task
-from dfml.teachers import WhiteBoxTeacher
+from dfml.teachers import DifferentiableTeacher, Teacher
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each update with (updates done, updates in all, metrics); it may raise to stop."""
@@ -70,39 +75,46 @@ class Switch:
 
 
 def train(
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[Teacher],
     config: BackboneConfig,
     options: PurerOptions,
     *,
+    queries: int | None = None,
+    queries_per_api: int | None = None,
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
 ) -> Learned:
-    """The whole method. Asks nothing of the teachers' APIs; `forward_passes` and `backward_passes` say what it cost.
+    """The whole method. With weights it asks nothing: `forward_passes` and `backward_passes` of the teachers say what it cost.
 
-    Costs a forward and a backward pass of every pseudo image of the teachers drawn, each update. The teachers must be on
-    `device`. Metrics: `inversion` (mean L_inv), `accuracy` and `loss` (of the episodes), `harder` (1 where the step on D was
-    adversarial). Raises ValueError where the teachers do not fit together, or have fewer classes than an episode.
+    Costs a forward and a backward pass of every pseudo image of the teachers drawn, each update. With any other source of
+    gradients than weights these are queries: the pseudo images are moved for as many updates as the budget allows
+    (`inversions_within`) and stay as they are in the others; `queries` images are asked in all, at most, and no API is asked
+    more than `queries_per_api`. The teachers must be on `device`.
+
+    Metrics: `inversion` (mean L_inv), `accuracy` and `loss` (of the episodes), `harder` (1 where the step on D was
+    adversarial). Raises ValueError where the teachers do not fit together, have fewer classes than an episode, or the budget
+    allows no update, and `WeightsNeeded`; then nothing was asked.
     """
     shape = check(teachers, options)
+    inversions = inversions_within(options, teachers, queries=queries, queries_per_api=queries_per_api)
     generator = torch.Generator().manual_seed(seed)
+    met = differentiable(teachers, options.gradients, generator=generator)
     learner = start(teachers, config, options, shape, generator).to(device)
-    call, theta = functional(learner, batch_norm="batch")
-    images = [
-        noise_images(teacher.ways * options.images_per_class, shape, generator).to(device).requires_grad_()
-        for teacher in teachers
-    ]
+    functions = functional_learner(learner)
+    images = [image.to(device).requires_grad_() for image in first_images(teachers, options, shape, seed, generator)]
     on_images = torch.optim.Adam(images, lr=options.image_rate)  # one for the whole pseudo data set
-    outer = torch.optim.Adam(theta.values(), lr=options.outer_rate)
+    outer = torch.optim.Adam(functions.parameters.values(), lr=options.outer_rate)
     switch = Switch(first=options.adversarial_from, patience=options.patience)
-    harder, metrics = False, dict[str, float]()
+    harder, inversion, metrics = False, 0.0, dict[str, float]()
     for update in range(options.updates):
-        drawn = torch.randperm(len(teachers), generator=generator)[: options.teachers or len(teachers)].tolist()
-        inversion = invert(teachers, images, drawn, on_images, options, generator=generator)
-        if harder and options.adversarial:
-            ask_for_harder(call, theta, images, teachers, options, generator=generator)
-        take_step(on_images, images)
-        loss, accuracy = learn(call, theta, outer, by_class(images, teachers), options, generator=generator)
+        if update < inversions:
+            drawn = torch.randperm(len(met), generator=generator)[: options.teachers or len(met)].tolist()
+            inversion = invert(met, images, drawn, on_images, options, generator=generator)
+            if harder and options.adversarial:
+                ask_for_harder(functions, images, met, options, generator=generator)
+            take_step(on_images, images)
+        loss, accuracy = learn(functions, outer, by_class(images, met), options, generator=generator)
         metrics = {"inversion": inversion, "loss": loss, "accuracy": accuracy, "harder": float(harder)}
         harder = switch.asks(update, accuracy)
         if on_step is not None:
@@ -113,7 +125,7 @@ def train(
 
 
 def invert(
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[DifferentiableTeacher],
     images: Sequence[Tensor],
     drawn: Sequence[int],
     on_images: torch.optim.Optimizer,
@@ -138,17 +150,16 @@ def invert(
 
 
 def ask_for_harder(
-    call: Call,
-    theta: Parameters,
+    learner: Functional,
     images: Sequence[Tensor],
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[Teacher],
     options: PurerOptions,
     *,
     generator: torch.Generator,
 ) -> None:
     """Add the gradient of `-adversarial * L_outer(episode; theta)`, through support and query alike, to the images'."""
     task = episode(by_class(images, teachers), options, generator=generator)
-    loss, _ = maml_loss(call, theta, task, steps=options.inner_steps, lr=options.inner_rate, second_order=True)
+    loss, _ = _loss(learner, task, options, second_order=True)
     slopes = torch.autograd.grad(-options.adversarial * loss, list(images), allow_unused=True)
     for image, slope in zip(images, slopes, strict=True):
         if slope is not None:
@@ -164,38 +175,32 @@ def take_step(on_images: torch.optim.Optimizer, images: Sequence[Tensor]) -> Non
 
 
 def learn(
-    call: Call,
-    theta: Parameters,
+    learner: Functional,
     outer: torch.optim.Optimizer,
     classes: Sequence[Tensor],
     options: PurerOptions,
     *,
     generator: torch.Generator,
 ) -> tuple[float, float]:
-    """One update of the meta-model on the mean of some episodes' MAML losses; their mean loss and accuracy before it."""
-    slopes = [torch.zeros_like(value) for value in theta.values()]
+    """One update of the meta-model on the mean of some episodes' losses; their mean loss and accuracy before it."""
+    values = list(learner.parameters.values())
+    slopes = [torch.zeros_like(value) for value in values]
     losses, right = 0.0, 0.0
     fixed = [held.detach() for held in classes]
     for _ in range(options.episodes):
-        loss, accuracy = maml_loss(
-            call,
-            theta,
-            episode(fixed, options, generator=generator),
-            steps=options.inner_steps,
-            lr=options.inner_rate,
-            second_order=options.second_order,
-        )
-        for summed, slope in zip(slopes, torch.autograd.grad(loss, list(theta.values())), strict=True):
+        task = episode(fixed, options, generator=generator)
+        loss, accuracy = _loss(learner, task, options, second_order=options.second_order)
+        for summed, slope in zip(slopes, torch.autograd.grad(loss, values, materialize_grads=True), strict=True):
             summed += slope / options.episodes
         losses += loss.item() / options.episodes
         right += accuracy / options.episodes
-    for value, slope in zip(theta.values(), slopes, strict=True):
+    for value, slope in zip(values, slopes, strict=True):
         value.grad = slope
     outer.step()
     return losses, right
 
 
-def by_class(images: Sequence[Tensor], teachers: Sequence[WhiteBoxTeacher]) -> list[Tensor]:
+def by_class(images: Sequence[Tensor], teachers: Sequence[Teacher]) -> list[Tensor]:
     """Every teacher's pseudo images class by class: (images a class, 3, h, w) each, differentiable to them."""
     return [
         part
@@ -211,8 +216,23 @@ def episode(classes: Sequence[Tensor], options: PurerOptions, *, generator: torc
     return split_task(torch.stack(shuffled), shots=options.shots)
 
 
+def first_images(
+    teachers: Sequence[Teacher],
+    options: PurerOptions,
+    shape: tuple[int, int, int],
+    seed: int,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """What the pseudo images of each teacher begin as: noise, or objects, no two alike; float in [0, 1]."""
+    counts = [teacher.ways * options.images_per_class for teacher in teachers]
+    if options.initial == "noise":
+        return [noise_images(count, shape, generator) for count in counts]
+    drawn = query_set({"objects": 1.0}, seed=seed, size=shape[1:]).images(range(sum(counts)))
+    return list(torch.split(torch.from_numpy(drawn).float() / 255, counts))
+
+
 def start(
-    teachers: Sequence[WhiteBoxTeacher],
+    teachers: Sequence[Teacher],
     config: BackboneConfig,
     options: PurerOptions,
     shape: tuple[int, int, int],
@@ -221,12 +241,35 @@ def start(
     """The meta-model as it begins: drawn from the generator, or with the average of the teachers' weights and a drawn head."""
     learner = build_learner(config, shape, ways=options.ways, generator=generator)
     if options.start == "average":
-        learner.backbone.load_state_dict(average(teachers, config).state_dict())
+        learner.backbone.load_state_dict(average(white_boxes(teachers), config).state_dict())
     return learner
 
 
-def check(teachers: Sequence[WhiteBoxTeacher], options: PurerOptions) -> tuple[int, int, int]:
+def inversion_cost(options: PurerOptions, *, ways: int) -> int:
+    """Queries of a step on a teacher's pseudo images: `ways images_per_class (1 + c)`, c a gradient's; 0 with weights."""
+    return ways * options.images_per_class * pass_cost(options.gradients)
+
+
+def inversions_within(
+    options: PurerOptions, teachers: Sequence[Teacher], *, queries: int | None, queries_per_api: int | None
+) -> int:
+    """Updates for which the budget lets the pseudo images be moved, were the dearest teachers drawn. ValueError for none."""
+    costs = sorted((inversion_cost(options, ways=teacher.ways) for teacher in teachers), reverse=True)
+    return rounds_within(
+        queries,
+        wanted=options.updates,
+        round_cost=sum(costs[: options.teachers]),
+        api_cost=costs[0],
+        before=probe_cost(options.gradients),
+        apis=len(teachers),
+        per_api=queries_per_api,
+    )
+
+
+def check(teachers: Sequence[Teacher], options: PurerOptions) -> tuple[int, int, int]:
     """The images' shape. Raises ValueError that says what does not fit."""
+    if options.gradients.source == "weights" or options.start == "average":
+        white_boxes(teachers)
     shapes = {teacher.input_shape for teacher in teachers}
     if len(shapes) != 1:
         raise ValueError(f"teachers take images of {sorted(shapes)}: give teachers of one size")
@@ -241,3 +284,14 @@ def _mixed(images: Sequence[Tensor], size: int = 64) -> Iterator[Tensor]:
     every = torch.cat(list(images))
     count = max(1, len(every) // size)
     yield from (every[first::count] for first in range(count))
+
+
+def _loss(learner: Functional, task: Task, options: PurerOptions, *, second_order: bool) -> tuple[Tensor, float]:
+    return task_loss(
+        options.learner,
+        learner,
+        task,
+        steps=options.inner_steps,
+        lr=options.inner_rate,
+        second_order=second_order,
+    )

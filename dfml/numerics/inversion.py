@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfml.nets.generator import Generator
-from dfml.teachers import BatchStatistics, WhiteBoxTeacher
+from dfml.teachers import BatchStatistics, DifferentiableTeacher
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class InversionLoss:
     logits: Tensor
 
 
-def inversion_loss(teacher: WhiteBoxTeacher, images: Tensor, labels: Tensor, terms: Terms) -> InversionLoss:
+def inversion_loss(teacher: DifferentiableTeacher, images: Tensor, labels: Tensor, terms: Terms) -> InversionLoss:
     """L_inv of float images (n, 3, h, w) that should be of classes `labels`, int64 (n,). One forward pass an image."""
     logits, statistics = teacher.inspect(images) if terms.batch_norm else (teacher.logits(images), [])
     seen = as_seen(images)
@@ -82,6 +82,17 @@ def disagreement(teacher: Tensor, student: Tensor) -> Tensor:
     return (divergence * (known.argmax(-1) == student.argmax(-1))).mean()
 
 
+def likeness(images: Tensor, labels: Tensor) -> Tensor:
+    """Mean cosine between two images of one class, coarse (a block of 4 x 4 is a number) and less the mean of all images.
+
+    A generator that is told the class draws one image of it over and over, unless this is kept low. images: (n, 3, h, w).
+    """
+    coarse = F.avg_pool2d(images, 4, ceil_mode=True).flatten(1)
+    unit = F.normalize(coarse - coarse.mean(0), dim=1)
+    pairs = torch.eq(labels[:, None], labels).fill_diagonal_(False)
+    return (unit @ unit.T)[pairs].sum() / pairs.sum().clamp_min(1)
+
+
 def roll(images: Tensor, *, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """All images rolled by one draw of up to `shift` pixels down and across, and all mirrored or not: differentiable."""
     down, across = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
@@ -100,7 +111,7 @@ class Recovered:
 
 
 def invert_images(
-    teacher: WhiteBoxTeacher,
+    teacher: DifferentiableTeacher,
     labels: Tensor,
     *,
     steps: int,
@@ -155,7 +166,7 @@ class Inverted:
 
 def invert_generator(
     net: Generator,
-    teacher: WhiteBoxTeacher,
+    teacher: DifferentiableTeacher,
     labels: Tensor,
     *,
     steps: int,

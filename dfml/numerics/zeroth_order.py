@@ -78,8 +78,19 @@ class Estimator:
         dimension = self.dimension(shape)
         return math.sqrt(self.directions / (dimension if self.orthogonal else self.directions + dimension))
 
-    def estimate(self, loss: Values, points: Tensor, *, step: float, generator: torch.Generator) -> Estimate:
-        """The gradient of `loss` at each of the points (n, *shape), for `cost` queries each. `step` is a length."""
+    def estimate(
+        self,
+        loss: Values,
+        points: Tensor,
+        *,
+        step: float,
+        generator: torch.Generator,
+        centre: Tensor | None = None,
+    ) -> Estimate:
+        """The gradient of `loss` at each of the points (n, *shape), for `cost` queries each. `step` is a length.
+
+        centre: the loss at the points (n,), where it is known: forward differences then cost a query a point less.
+        """
         points = points.detach()
         n, shape = len(points), tuple(points.shape[1:])
         dimension = self.dimension(shape)
@@ -88,8 +99,9 @@ class Estimator:
                 f"{self.directions} directions cannot be orthogonal in {dimension} dimensions: ask for fewer"
             )
         with torch.no_grad():
-            units = self._draw(n, shape, generator).to(points)
-            centre = None if self.antithetic else loss(points[None])[0]
+            units = self.directions_at(n, shape, generator).to(points)
+            known = centre is not None
+            centre = None if self.antithetic else loss(points[None])[0] if centre is None else centre
             gradient, value = torch.zeros_like(points), points.new_zeros(n)
             for some in torch.split(units, max(1, TOGETHER // (2 * n if self.antithetic else n))):
                 if centre is None:
@@ -100,9 +112,10 @@ class Estimator:
                     slopes = (loss(points + step * some) - centre) / step
                 gradient += torch.einsum("kn,kn...->n...", slopes, some)
         gradient *= dimension / self.directions
-        return Estimate(gradient, value if centre is None else centre, n * self.cost)
+        cost = self.cost - 1 if known and not self.antithetic else self.cost
+        return Estimate(gradient, value if centre is None else centre, n * cost)
 
-    def _draw(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def directions_at(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Unit vectors (directions, n, *shape), float32."""
         searched = _searched(shape, self.frequencies)
         drawn = torch.randn(self.directions, n, math.prod(searched), generator=generator)

@@ -34,16 +34,18 @@ class _PageHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(("/v1/", "/health/", "/docs", "/redoc")):
+        if scope["type"] != "http" or scope["path"].startswith(("/docs", "/redoc")):
             await self.app(scope, receive, send)
             return
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                kept = scope["path"].startswith(STATIC_PATH) and message["status"] == 200
-                headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-store"
+                static = scope["path"].startswith(STATIC_PATH)
+                if static or headers.get("content-type", "").startswith("text/html"):
+                    headers.update(_HEADERS)
+                    kept = static and message["status"] == 200
+                    headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-store"
             await send(message)
 
         await self.app(scope, receive, send_guarded)

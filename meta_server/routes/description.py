@@ -19,6 +19,7 @@ _PROBLEM_TEXTS = {
     401: "No valid key was sent.",
     404: "There is no such thing.",
     409: "The state does not allow this.",
+    410: "It was here and has ended.",
     413: "The body is larger than will ever be accepted.",
     415: "The body is no JSON.",
     422: "The request is invalid: `errors` names every fault by its dotted field path.",

@@ -4,15 +4,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Response
 
-from contracts.meta_models import MetaModel, MetaModelPage, PredictRequest, PredictResponse
+from contracts.adaptation import AdaptedModel, AdaptRequest, PredictRequest, PredictResponse
+from contracts.meta_models import MetaModel, MetaModelPage
 from meta_server import files
 from meta_server.routes.access import ServicesDep
 from meta_server.routes.description import After, Limit, Responses, problems
 
 _ETAG = {"ETag": {"description": "SHA-256 of the file, quoted.", "schema": {"type": "string"}}}
-_FILE: Responses = {
+FILE: Responses = {
     200: {"description": "The file.", "headers": _ETAG, "content": {"application/octet-stream": {}}},
     304: {"description": "The caller has it: `If-None-Match` names what it holds.", "headers": _ETAG},
+}
+
+_MADE: Responses = {
+    201: {
+        "headers": {
+            "Location": {
+                "description": "The adapted model's URL, relative to the server.",
+                "schema": {"type": "string"},
+            }
+        }
+    }
 }
 
 MetaModelId = Annotated[str, Path(description="The meta-model's id.", max_length=100)]
@@ -35,7 +47,7 @@ async def retrieve_meta_model(meta_model_id: MetaModelId, services: ServicesDep)
 @router.get(
     "/{meta_model_id}/files/{name}",
     response_class=Response,
-    responses=_FILE | problems(404),
+    responses=FILE | problems(404),
 )
 async def meta_model_file(
     meta_model_id: MetaModelId,
@@ -46,10 +58,22 @@ async def meta_model_file(
     ] = None,
 ) -> Response:
     """One file of a meta-model."""
-    return await files.send_file(services, meta_model_id, name, if_none_match)
+    model = await services.meta_models.get(meta_model_id)
+    folder = await services.meta_models.folder(meta_model_id)
+    return await files.send_file(services.artifacts, folder, model.files, name, if_none_match)
 
 
 @router.post("/{meta_model_id}/predict", responses=problems(400, 404, 413, 415))
 async def predict(meta_model_id: MetaModelId, request: PredictRequest, services: ServicesDep) -> PredictResponse:
     """Learn a new task from a few labelled images, and label others, in one call. Nothing of it is kept."""
     return await services.serving.predict(meta_model_id, request)
+
+
+@router.post("/{meta_model_id}/adapt", status_code=201, responses=_MADE | problems(400, 404, 413, 415))
+async def adapt(
+    meta_model_id: MetaModelId, request: AdaptRequest, response: Response, services: ServicesDep
+) -> AdaptedModel:
+    """Learn a new task from a few labelled images, and serve what was learned under `/v2/models/{id}` for a while."""
+    model = await services.serving.adapt(meta_model_id, request)
+    response.headers["Location"] = f"/v1/adapted-models/{model.id}"
+    return model

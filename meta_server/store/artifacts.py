@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -101,6 +102,11 @@ class Artifacts:
             self.write(f"{folder}/{file.name}", content)
             digests[file.name] = hashlib.sha256(content).hexdigest()
         return digests
+
+    def remove(self, folder: str) -> None:
+        """Delete a folder and all in it; one that is not there is no fault."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._full(folder), recursive=True)
 
     def _full(self, path: str) -> str:
         parts = PurePosixPath(path)

@@ -8,6 +8,9 @@ JOBS = f"{PREFIX}:jobs"  # sorted set: every job id; ids sort by time
 OPEN_JOBS = f"{PREFIX}:jobs:open"  # set: jobs with work or open holds left; the reaper's list
 JOBS_BY_STATUS = f"{PREFIX}:jobs:status:"  # + status: sorted set of job ids
 META_MODELS = f"{PREFIX}:meta-models"  # sorted set: every meta-model id; ids sort by time
+ADAPTED_MODELS = f"{PREFIX}:adapted-models"  # sorted set: every adapted model id; ids sort by time
+ADAPTED_ENDS = f"{PREFIX}:adapted-models:ends"  # sorted set: adapted model id by the second at which it ends
+ADAPTED_KEYS = f"{PREFIX}:adapted-models:keys"  # set: metering keys of adapted models
 SERVICE_LEASES = f"{PREFIX}:leases"  # leases that belong to no job, such as the reaper's
 LEARNERS = f"{PREFIX}:learners"  # hash: learner -> the data sets it can open and until when it said so
 
@@ -20,6 +23,11 @@ def job(job_id: str, part: str) -> str:
 def meta_model(meta_model_id: str) -> str:
     """Hash: `record` (JSON of MetaModel) and `folder` in the artefact store."""
     return f"{PREFIX}:meta-model:{meta_model_id}"
+
+
+def adapted_model(adapted_id: str) -> str:
+    """Hash: `record` (JSON of AdaptedModel), `key` (id of its metering key), `ended` (why it is gone)."""
+    return f"{PREFIX}:adapted-model:{adapted_id}"
 
 
 def idempotency(digest: str) -> str:

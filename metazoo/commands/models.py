@@ -101,7 +101,7 @@ def predict(
     model_id: ModelId,
     query: Annotated[list[Path], typer.Argument(help="Images to label, or folders of them.")],
     support: Annotated[Path, typer.Option(help="A folder of labelled images: FOLDER/LABEL/image.png.")],
-    head: Annotated[str, typer.Option(help="logistic or prototypes.")] = "logistic",
+    method: Annotated[str, typer.Option(help="logistic, prototypes or fine-tune.")] = "logistic",
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
@@ -115,8 +115,8 @@ def predict(
     if not asked:
         fail(f"{', '.join(map(str, query))}: no images to label (PNG, JPEG or WebP)", USAGE)
     with connected(url, api_key_env, ready_file) as metazoo:
-        # what the server knows is which heads there are
-        answer = metazoo.meta_models.predict(model_id, support=labelled, query=asked, head=head)  # type: ignore[arg-type]
+        # what the server knows is which methods there are
+        answer = metazoo.meta_models.predict(model_id, support=labelled, query=asked, method=method)  # type: ignore[arg-type]
     rows = list(zip(asked, answer.predictions, strict=True))
     if as_json:
         import json

@@ -117,11 +117,11 @@ def test_images_in_every_dress(tmp_path: Path) -> None:
         "m1",
         support=[(tmp_path / "ten.png", "a"), (str(tmp_path / "ten.png"), "a"), (chw, "b"), (floats, "b")],
         query=[file.getvalue(), picture(50)],
-        head="prototypes",
+        method="prototypes",
     )
     assert [prediction.label for prediction in answer.predictions] == ["a", "a"]
     assert server.sent["support"]["labels"] == ["a", "a", "b", "b"]
-    assert server.sent["head"] == "prototypes"
+    assert server.sent["method"] == "prototypes"
     for text, shade in zip(
         server.sent["support"]["images"] + server.sent["query"], [10, 10, 20, 30, 40, 50], strict=True
     ):

@@ -11,12 +11,18 @@ from torch import Tensor
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions
+from dfml import visits
+from dfml.access import PROBE, probe
 from dfml.methods import METHODS, OPTIONS, bidf_mkd
-from dfml.methods.bidf_mkd import PROBE, Plan, Plateau, RecoveredSet, Recovery, boundary_loss, recover, visit_deadlines
+from dfml.methods.bidf_mkd import Plateau
 from dfml.nets import weights
-from dfml.numerics.inner_loop import functional
+from dfml.nets.learner import Learner, build_learner
+from dfml.numerics.inversion import likeness
+from dfml.numerics.meta_learners import functional_learner
+from dfml.recovery import RecoveredSet, Recovery, boundary_loss, recover
 from dfml.replay import split_task
 from dfml.teachers import ModuleTeacher, check_images
+from dfml.visits import Plan, plan, visit_cost, visit_deadlines
 
 MakeTeacher = Callable[..., ModuleTeacher]
 SMALL = BidfMkdOptions(
@@ -76,7 +82,7 @@ def test_a_set_costs_what_the_formula_says(antithetic: bool, directions: int, sp
     )
     found = recover(recovery(teacher, options))
     assert teacher.queries == 3 * 2 * (2 * COSTS[antithetic, directions] + 1)
-    assert 2 * teacher.queries == bidf_mkd.visit_cost(options, ways=3, images=2, iterations=2)
+    assert 2 * teacher.queries == visit_cost(options, ways=3, images=2, iterations=2)
     assert found.images.shape == (6, 3, 8, 8)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(found.answers, teacher.predict(found.images))
@@ -105,7 +111,7 @@ def test_recovered_images_are_of_the_class_they_were_made_for(change: dict[str, 
 
 def test_answers_of_two_decimals_are_enough() -> None:
     teacher = Painted(decimals=2)
-    unit = bidf_mkd.probe(teacher, torch.Generator().manual_seed(0))
+    unit = probe(teacher, torch.Generator().manual_seed(0))
     assert unit == pytest.approx(0.01)
     assert teacher.queries == PROBE
     options = SMALL.model_copy(update={"images_per_class": 3, "iterations": 30, "generator_rate": 0.02})
@@ -128,9 +134,9 @@ def test_likeness_by_hand() -> None:
     other = torch.zeros(3, 4, 4)
     other[1] = 1
     labels = torch.tensor([0, 0, 1, 1])
-    assert bidf_mkd.likeness(torch.stack([image, image, other, other]), labels).item() == pytest.approx(1, abs=1e-5)
-    assert bidf_mkd.likeness(torch.stack([image, other, image, other]), labels).item() == pytest.approx(-1, abs=1e-5)
-    assert bidf_mkd.likeness(torch.stack([image, other]), torch.tensor([0, 1])).item() == 0  # no two of a class
+    assert likeness(torch.stack([image, image, other, other]), labels).item() == pytest.approx(1, abs=1e-5)
+    assert likeness(torch.stack([image, other, image, other]), labels).item() == pytest.approx(-1, abs=1e-5)
+    assert likeness(torch.stack([image, other]), torch.tensor([0, 1])).item() == 0  # no two of a class
 
 
 def test_images_of_a_class_are_kept_apart() -> None:
@@ -138,7 +144,7 @@ def test_images_of_a_class_are_kept_apart() -> None:
 
     def alike(diversity: float) -> float:
         found = recover(recovery(Painted(), options.model_copy(update={"diversity": diversity})))
-        return bidf_mkd.likeness(found.images, found.labels).item()
+        return likeness(found.images, found.labels).item()
 
     assert alike(5.0) < alike(0.0) - 0.1
 
@@ -162,11 +168,11 @@ def test_boundary_images_are_those_on_which_a_student_is_further_off() -> None:
 
 
 @pytest.fixture
-def student(tiny: BackboneConfig) -> bidf_mkd.Student:
-    return bidf_mkd._student(tiny, (3, 16, 16), 3, torch.Generator().manual_seed(0))
+def student(tiny: BackboneConfig) -> Learner:
+    return build_learner(tiny, (3, 16, 16), ways=3, generator=torch.Generator().manual_seed(0))
 
 
-def unrolled(student: bidf_mkd.Student, losses: Callable[[torch.nn.Module], Tensor], steps: int, lr: float) -> None:
+def unrolled(student: Learner, losses: Callable[[torch.nn.Module], Tensor], steps: int, lr: float) -> None:
     """Plain gradient descent on the module itself, batch norm by the batch."""
     for _ in range(steps):
         student.zero_grad()
@@ -178,7 +184,7 @@ def unrolled(student: bidf_mkd.Student, losses: Callable[[torch.nn.Module], Tens
 
 @pytest.mark.parametrize("released", [False, True])
 def test_a_visit_against_a_hand_unrolled_one(
-    student: bidf_mkd.Student, make_teacher: MakeTeacher, released: bool, monkeypatch: pytest.MonkeyPatch
+    student: Learner, make_teacher: MakeTeacher, released: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First order: inner loop by hand on a copy, its outer gradient at the end is the meta-gradient."""
     options = SMALL.model_copy(update={"second_order": False, "released_divergence": released})
@@ -191,8 +197,9 @@ def test_a_visit_against_a_hand_unrolled_one(
         return sets[len(given_students) - 1]
 
     monkeypatch.setattr(bidf_mkd, "recover", recovered)
-    call, parameters = functional(student, batch_norm="batch")
-    loss, agreement, kept = bidf_mkd.visit(student, call, parameters, recovery(teacher, options), boundary=1.0)
+    functions = functional_learner(student)
+    parameters = functions.parameters
+    loss, agreement, kept = bidf_mkd.visit(student, functions, recovery(teacher, options), boundary=1.0)
     got = torch.autograd.grad(loss, list(parameters.values()))
 
     def distilled(images: RecoveredSet) -> Callable[[torch.nn.Module], Tensor]:
@@ -221,11 +228,10 @@ def test_a_visit_against_a_hand_unrolled_one(
     assert torch.allclose(adapted(images)[:2], adapted(images[:2]), atol=1e-5)  # and not by the batch
 
 
-def test_replay_against_a_hand_unrolled_one(student: bidf_mkd.Student, generator: torch.Generator) -> None:
+def test_replay_against_a_hand_unrolled_one(student: Learner, generator: torch.Generator) -> None:
     options = SMALL.model_copy(update={"second_order": False, "inner_rate": 0.1})
     task = split_task(torch.rand(2, 5, 3, 16, 16, generator=generator), shots=2)
-    call, parameters = functional(student, batch_norm="batch")
-    loss, accuracy = bidf_mkd.replay(call, parameters, task, options)
+    loss, accuracy = bidf_mkd.replay(functional_learner(student), task, options)
     plain = copy.deepcopy(student).train()
     unrolled(plain, lambda net: F.cross_entropy(net(task.support)[:, :2], task.support_labels), 2, 0.1)
     logits = plain(task.query)[:, :2]
@@ -247,7 +253,7 @@ def test_the_trigger() -> None:
 def test_a_plateau_brings_the_next_visit_forward(
     make_teacher: MakeTeacher, tiny: BackboneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bidf_mkd, "SPEND_BY", 1.0)
+    monkeypatch.setattr(visits, "SPEND_BY", 1.0)
 
     def visited_at(patience: int) -> list[int]:
         options = SMALL.model_copy(update={"updates": 10, "patience": patience, "learning_rate": 1e-9, "tasks": 1})
@@ -296,9 +302,9 @@ def test_better_than_its_own_random_start_on_a_toy(tiny: BackboneConfig) -> None
             "second_order": False,
         }
     )
-    start = bidf_mkd._student(tiny, Coloured.input_shape, 3, torch.Generator().manual_seed(0))
+    start = build_learner(tiny, Coloured.input_shape, ways=3, generator=torch.Generator().manual_seed(0))
     result = bidf_mkd.train([Coloured(seed) for seed in range(3)], tiny, options, queries=3_500, seed=0)
-    learned = bidf_mkd._student(tiny, Coloured.input_shape, 3, torch.Generator().manual_seed(0))
+    learned = build_learner(tiny, Coloured.input_shape, ways=3, generator=torch.Generator().manual_seed(0))
     learned.backbone, learned.head = result.backbone, result.head
 
     generator = torch.Generator().manual_seed(9)
@@ -308,8 +314,7 @@ def test_better_than_its_own_random_start_on_a_toy(tiny: BackboneConfig) -> None
         noise = torch.randn(3, 10, 3, 16, 16, generator=generator)
         task = split_task((0.5 + 0.15 * colours[:, None, :, None, None] + 0.2 * noise).clamp(0, 1), shots=5)
         for student in hits:
-            call, parameters = functional(student, batch_norm="batch")
-            hits[student] += bidf_mkd.replay(call, parameters, task, options)[1] / 20
+            hits[student] += bidf_mkd.replay(functional_learner(student), task, options)[1] / 20
     assert hits[learned] > hits[start] + 0.1
 
 
@@ -328,7 +333,7 @@ def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], tiny: 
     assert all(teacher.queries <= 250 for teacher in teachers)
     assert len(result.plan.visits) >= 3
     for api, teacher in enumerate(teachers):
-        cost = bidf_mkd.visit_cost(SMALL, ways=teacher.ways, images=2, iterations=2)
+        cost = visit_cost(SMALL, ways=teacher.ways, images=2, iterations=2)
         assert teacher.queries == result.plan.visits.count(api) * cost + PROBE
     assert set(result.metrics) == {"loss", "accuracy", "queries", "classes"}
     assert result.metrics["queries"] == result.plan.queries
@@ -357,11 +362,11 @@ def test_no_budget_is_exceeded_by_one_image(
     options: BidfMkdOptions, queries: int, per_api: int | None, ways: list[int], seed: int
 ) -> None:
     try:
-        made = bidf_mkd.plan(options, queries=queries, queries_per_api=per_api, ways=ways, seed=seed)
+        made = plan(options, queries=queries, queries_per_api=per_api, ways=ways, seed=seed)
     except ValueError as error:
         assert "raise it" in str(error)  # noqa: PT017
         return
-    costs = [bidf_mkd.visit_cost(options, ways=way, images=made.images, iterations=made.iterations) for way in ways]
+    costs = [visit_cost(options, ways=way, images=made.images, iterations=made.iterations) for way in ways]
     spent = [costs[api] * made.visits.count(api) + (PROBE if api in made.visits else 0) for api in range(len(ways))]
     assert sum(spent) == made.queries <= queries
     assert per_api is None or max(spent) <= per_api
@@ -375,18 +380,18 @@ def test_no_budget_is_exceeded_by_one_image(
 
 
 def test_plans_by_hand() -> None:
-    ample = bidf_mkd.plan(BidfMkdOptions(), queries=10**7, queries_per_api=None, ways=[5] * 4, seed=0)
+    ample = plan(BidfMkdOptions(), queries=10**7, queries_per_api=None, ways=[5] * 4, seed=0)
     assert (ample.images, ample.iterations) == (30, 200)
     assert [ample.visits.count(api) for api in range(4)] == [4] * 4  # 2 * 5 * 30 * 2001 a visit
-    tight = bidf_mkd.plan(BidfMkdOptions(), queries=40_000, queries_per_api=None, ways=[5] * 4, seed=0)
+    tight = plan(BidfMkdOptions(), queries=40_000, queries_per_api=None, ways=[5] * 4, seed=0)
     assert sorted(set(tight.visits)) == [0, 1, 2, 3]
     assert 1 < tight.images < 30
     assert tight.iterations / 200 == pytest.approx(tight.images / 30, rel=0.2)
     assert tight.queries > 30_000
-    poor = bidf_mkd.plan(BidfMkdOptions(), queries=300, queries_per_api=None, ways=[5] * 40, seed=0)
+    poor = plan(BidfMkdOptions(), queries=300, queries_per_api=None, ways=[5] * 40, seed=0)
     assert (poor.images, poor.iterations, len(poor.visits)) == (1, 1, 2)
     with pytest.raises(ValueError, match="smallest visit of an API costs 118 queries"):
-        bidf_mkd.plan(BidfMkdOptions(), queries=117, queries_per_api=None, ways=[5] * 40, seed=0)
+        plan(BidfMkdOptions(), queries=117, queries_per_api=None, ways=[5] * 40, seed=0)
 
 
 @pytest.mark.parametrize(

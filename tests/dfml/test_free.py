@@ -17,6 +17,7 @@ from dfml.nets.generator import Generator, build_generator
 from dfml.nets.learner import build_learner
 from dfml.numerics.inner_loop import functional
 from dfml.numerics.inversion import disagreement, roll
+from dfml.numerics.meta_learners import functional_learner
 from dfml.replay import TaskMemory
 from dfml.teachers import ModuleTeacher
 
@@ -119,16 +120,17 @@ def test_the_walk_raises_the_inner_product_of_the_slopes() -> None:
 def test_replay_ends_when_it_learns_no_more_and_leaves_no_fast_weights() -> None:
     options = FreeOptions(**{**SMALL, "patience": 3})  # type: ignore[arg-type]
     learner = build_learner(BackboneConfig(width=16), (3, 16, 16), ways=3, generator=seeded(0))
-    call, theta = functional(learner, batch_norm="batch")
+    functions = functional_learner(learner)
+    theta = functions.parameters
     memory, outer = TaskMemory(8), torch.optim.SGD(theta.values(), lr=0.0)
-    assert free.replay(call, theta, outer, memory, options, generator=seeded(0))["replay_updates"] == 0
+    assert free.replay(functions, outer, memory, options, generator=seeded(0))["replay_updates"] == 0
     memory.add(0, torch.rand(12, 3, 16, 16, generator=seeded(0)), torch.arange(3).repeat(4))
     before = {name: value.clone() for name, value in theta.items()}
-    metrics = free.replay(call, theta, outer, memory, options, generator=seeded(0))
+    metrics = free.replay(functions, outer, memory, options, generator=seeded(0))
     assert metrics["replay_updates"] >= 4
     assert all(torch.equal(value, before[name]) for name, value in theta.items())
     limited = options.model_copy(update={"replay_updates": 2})
-    assert free.replay(call, theta, outer, memory, limited, generator=seeded(0))["replay_updates"] == 2
+    assert free.replay(functions, outer, memory, limited, generator=seeded(0))["replay_updates"] == 2
 
 
 def test_the_same_seed_gives_the_same_weights(make_teacher: MakeTeacher) -> None:

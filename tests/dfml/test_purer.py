@@ -15,8 +15,8 @@ from dfml.evaluate import evaluate
 from dfml.fusion import average
 from dfml.methods import purer
 from dfml.nets.learner import build_learner
-from dfml.numerics.inner_loop import functional
 from dfml.numerics.inversion import Terms, inversion_loss, noise_images, roll
+from dfml.numerics.meta_learners import functional_learner, maml_loss
 from dfml.teachers import ModuleTeacher
 
 CONFIG = BackboneConfig(width=16)
@@ -50,7 +50,7 @@ def test_every_teacher_weighs_the_same(make_teacher: MakeTeacher, options: Purer
     labels, random, losses = torch.arange(3).repeat_interleave(4), seeded(7), []
     for index in (2, 0, 1):
         moved = roll(images[index], shift=2, flip=False, generator=random)
-        losses.append(inversion_loss(teachers[index], moved, labels, Terms()).total)
+        losses.append(inversion_loss(teachers[index], moved, labels, Terms(batch_norm=options.batch_norm)).total)
     assert loss == pytest.approx(sum(value.item() for value in losses) / 3, rel=1e-5)
     for image, slope in zip(images, torch.autograd.grad(torch.stack(losses).sum(), images), strict=True):
         assert image.grad is not None
@@ -83,8 +83,9 @@ def test_harder_episodes_are_harder_and_reach_support_and_query(make_teacher: Ma
     teachers = [make_teacher(0)]
     images = [noise_images(12, (3, 16, 16), seeded(0)).requires_grad_()]
     learner = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0))
-    call, theta = functional(learner, batch_norm="batch")
-    purer.ask_for_harder(call, theta, images, teachers, options, generator=seeded(3))
+    functions = functional_learner(learner)
+    call, theta = functions.logits, functions.parameters
+    purer.ask_for_harder(functions, images, teachers, options, generator=seeded(3))
     slope = images[0].grad
     assert slope is not None
     assert (slope.abs().flatten(1).sum(1) > 0).all()  # one image of each class is support, three are query
@@ -92,7 +93,7 @@ def test_harder_episodes_are_harder_and_reach_support_and_query(make_teacher: Ma
 
     def loss(shown: Tensor) -> float:
         task = purer.episode(purer.by_class([shown], teachers), options, generator=seeded(3))
-        adapted = purer.maml_loss(call, theta, task, steps=1, lr=0.01, second_order=False)
+        adapted = maml_loss(call, theta, task, steps=1, lr=0.01, second_order=False)
         return adapted[0].item()
 
     with torch.no_grad():
@@ -105,7 +106,8 @@ def test_one_update_is_the_hand_written_one(make_teacher: MakeTeacher) -> None:
     options = PurerOptions(**{**SMALL, "episodes": 1})  # type: ignore[arg-type]
     teachers, images = [make_teacher(0)], [noise_images(12, (3, 16, 16), seeded(0))]
     learner = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0))
-    call, theta = functional(learner, batch_norm="batch")
+    functions = functional_learner(learner)
+    call, theta = functions.logits, functions.parameters
     start = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
     task = purer.episode(purer.by_class(images, teachers), options, generator=seeded(3))
     inner = F.cross_entropy(call(start, task.support), task.support_labels)
@@ -115,7 +117,7 @@ def test_one_update_is_the_hand_written_one(make_teacher: MakeTeacher) -> None:
     expected = torch.autograd.grad(query, list(start.values()))
 
     outer = torch.optim.SGD(theta.values(), lr=0.5)
-    loss, _ = purer.learn(call, theta, outer, purer.by_class(images, teachers), options, generator=seeded(3))
+    loss, _ = purer.learn(functions, outer, purer.by_class(images, teachers), options, generator=seeded(3))
     assert loss == pytest.approx(query.item(), rel=1e-5)
     for value, before, slope in zip(theta.values(), start.values(), expected, strict=True):
         assert torch.allclose(value, before - 0.5 * slope, atol=1e-5)

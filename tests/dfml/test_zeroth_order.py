@@ -99,7 +99,7 @@ def test_on_a_quadratic_the_error_is_linear_in_the_step(points: Tensor, slope: T
     assert errors[0].norm() > 1e-2
     assert torch.allclose(errors[1], 2 * errors[0], atol=1e-6)
     assert torch.allclose(errors[2], 4 * errors[0], atol=1e-6)
-    units = Estimator(10)._draw(20, SHAPE, torch.Generator().manual_seed(3)).double().flatten(2)
+    units = Estimator(10).directions_at(20, SHAPE, torch.Generator().manual_seed(3)).double().flatten(2)
     bends = 0.1 / 2 * ((units @ hessian) * units).sum(-1)  # step u'Hu / 2, as the docstring has it
     assert torch.allclose(errors[0].flatten(1), D / 10 * torch.einsum("kn,knd->nd", bends, units), atol=1e-6)
 
@@ -139,10 +139,10 @@ def test_chunks_change_nothing(points: Tensor, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_directions_are_of_length_one_and_of_their_space() -> None:
-    drawn = Estimator(6, frequencies=3)._draw(4, SHAPE, torch.Generator())
+    drawn = Estimator(6, frequencies=3).directions_at(4, SHAPE, torch.Generator())
     assert torch.allclose(drawn.flatten(2).norm(dim=2), torch.ones(6, 4))
     assert torch.allclose(low(drawn.double(), 3), drawn.double(), atol=1e-6)
-    angles = Estimator(6, orthogonal=True)._draw(4, SHAPE, torch.Generator()).flatten(2)
+    angles = Estimator(6, orthogonal=True).directions_at(4, SHAPE, torch.Generator()).flatten(2)
     assert torch.allclose(torch.einsum("knd,lnd->nkl", angles, angles), torch.eye(6).expand(4, 6, 6), atol=1e-5)
 
 

@@ -115,3 +115,10 @@ def publish(services: Services, tmp_path: Path) -> Callable[..., Awaitable[MetaM
         return model
 
     return do
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,6 +1,5 @@
 """Meta-models over REST: records, whole files, and predictions from a handful of images."""
 
-import asyncio
 import base64
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -12,9 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.meta_models import MetaModel, PredictRequest
-from meta_server.services import Services
-from meta_server.serving import Serving
+from contracts.meta_models import MetaModel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -69,10 +66,10 @@ async def test_other_files_are_out_of_reach(name: str, http: httpx.AsyncClient, 
     assert (await http.get(f"/v1/meta-models/{model.id}/files/{name}")).status_code in {404, 405}
 
 
-@pytest.mark.parametrize("head", ["logistic", "prototypes"])
-async def test_a_task_is_learned_from_four_images(head: str, http: httpx.AsyncClient, publish: Publish) -> None:
+@pytest.mark.parametrize("method", ["logistic", "prototypes", "fine-tune"])
+async def test_a_task_is_learned_from_four_images(method: str, http: httpx.AsyncClient, publish: Publish) -> None:
     model = await publish()
-    response = await http.post(f"/v1/meta-models/{model.id}/predict", json=TASK | {"head": head})
+    response = await http.post(f"/v1/meta-models/{model.id}/predict", json=TASK | {"method": method})
     predictions = response.json()["predictions"]
     assert [prediction["label"] for prediction in predictions] == ["red", "green"]
     for prediction in predictions:
@@ -90,22 +87,6 @@ async def test_an_answer_does_not_depend_on_its_neighbours(http: httpx.AsyncClie
     ]
     for one, other in zip(together, alone, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
-
-
-async def test_each_model_is_loaded_once_and_the_oldest_goes(
-    http: httpx.AsyncClient, services: Services, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dfml import io
-
-    loads, load = [], io.load
-    monkeypatch.setattr(io, "load", lambda folder: loads.append(folder) or load(folder))
-    serving = Serving(services.meta_models, services.artifacts, capacity=2)
-    models = [await publish(seed) for seed in range(3)]
-    task = PredictRequest.model_validate(TASK)
-    await asyncio.gather(*(serving.predict(models[0].id, task) for _ in range(5)))
-    for seed in (1, 0, 2, 0, 1):
-        await serving.predict(models[seed].id, task)
-    assert [folder.parent.name for folder in loads] == [models[seed].job for seed in (0, 1, 2, 1)]
 
 
 async def test_every_bad_image_is_named(http: httpx.AsyncClient, publish: Publish) -> None:
@@ -135,7 +116,7 @@ async def test_every_bad_image_is_named(http: httpx.AsyncClient, publish: Publis
         ({"support": {"images": TASK["query"], "labels": ["a"]}}, "support.labels"),
         ({"support": {"images": TASK["query"], "labels": ["a", "a"]}}, "support.labels"),
         ({"query": []}, "query"),
-        ({"head": "fancy"}, "head"),
+        ({"method": "fancy"}, "method"),
     ],
 )
 async def test_tasks_that_are_none(

@@ -1,0 +1,124 @@
+"""Images recovered from an API's answers alone: BiDf-MKD's zeroth-order inversion through a label-conditional generator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from contracts.methods import BidfMkdOptions
+from dfml.access import floor_of, step_of
+from dfml.nets.generator import build_generator
+from dfml.numerics.inversion import likeness
+from dfml.numerics.zeroth_order import Estimator, surrogate
+from dfml.teachers import CHUNK, Teacher
+from dfml.visits import Plan, estimator_of
+
+
+@dataclass(frozen=True)
+class RecoveredSet:
+    """images: float (n, 3, h, w) in [0, 1]. labels: int64 (n,), what they were made for. answers: (n, ways), the API's."""
+
+    images: Tensor
+    labels: Tensor
+    answers: Tensor
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovering a set of images from one API takes. `unit`: what its answers are rounded to; None: not rounded."""
+
+    teacher: Teacher
+    options: BidfMkdOptions
+    plan: Plan
+    unit: float | None
+    generator: torch.Generator
+    device: torch.device
+
+    @property
+    def estimator(self) -> Estimator:
+        return estimator_of(self.options)
+
+    @property
+    def floor(self) -> float:
+        """Smallest probability told apart from zero."""
+        return floor_of(self.unit, self.teacher.ways)
+
+    @property
+    def step(self) -> float:
+        if self.options.step is not None:
+            return self.options.step
+        rounds = self.options.eight_bit and self.options.space == "pixels"
+        return step_of(self.estimator, self.unit, self.teacher.input_shape, eight_bit=rounds)
+
+    def ask(self, images: Tensor) -> Tensor:
+        """Images (n, 3, h, w), cut to [0, 1] -> the API's probabilities (n, ways). Costs n queries."""
+        images = images.clamp(0, 1)
+        if self.options.eight_bit:
+            images = (images * 255).round() / 255
+        return self.teacher.predict(images.cpu()).to(self.device)
+
+
+def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: float = 0.0) -> RecoveredSet:
+    """Images that the API takes for each of its classes: zeroth-order inversion through a fresh generator.
+
+    Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x)) + diversity likeness(x, y)` over `x = G(z, y)` in G and z, by
+    Adam on the estimated gradient with respect to x, carried on to G and z by the chain rule. In latent space the gradient
+    with respect to z is estimated, through G as it was drawn, and z alone is learned.
+
+    Costs `ways images (iterations c + 1)` queries; the last one an image is the answer that distillation needs.
+    """
+    options, teacher, device = recovery.options, recovery.teacher, recovery.device
+    labels = torch.arange(teacher.ways).repeat_interleave(recovery.plan.images).to(device)
+    net = build_generator(
+        latent=options.latent,
+        classes=teacher.ways,
+        shape=teacher.input_shape,
+        width=options.generator_width,
+        generator=recovery.generator,
+    ).to(device)
+    z = torch.randn(len(labels), options.latent, generator=recovery.generator).to(device).requires_grad_()
+    learned = [z] if options.space == "latent" else [*net.parameters(), z]
+    optimiser = torch.optim.Adam(learned, lr=options.generator_rate, betas=(0.5, 0.999))
+
+    def of_images(images: Tensor) -> Tensor:  # (k, n, 3, h, w) -> (k, n)
+        answers = recovery.ask(images.flatten(0, 1)).view(len(images), len(labels), teacher.ways)
+        wanted = answers.gather(2, labels.expand(len(images), -1)[..., None])[..., 0]
+        loss: Tensor = -wanted.clamp_min(recovery.floor).log()
+        if student is not None and boundary:
+            loss = loss + boundary * boundary_loss(answers, _probabilities(student, images, teacher.ways))
+        return loss
+
+    def of_noise(variants: Tensor) -> Tensor:  # (k, n, latent) -> (k, n)
+        return of_images(torch.stack([net(variant, labels) for variant in variants]))
+
+    for _ in range(recovery.plan.iterations):
+        images = net(z, labels)
+        points = z if options.space == "latent" else images
+        loss = of_noise if options.space == "latent" else of_images
+        estimate = recovery.estimator.estimate(loss, points, step=recovery.step, generator=recovery.generator)
+        optimiser.zero_grad(set_to_none=True)
+        apart = options.diversity * likeness(images, labels)
+        torch.autograd.backward(surrogate(points, estimate.gradient) / len(labels) + apart)
+        optimiser.step()
+    with torch.no_grad():
+        images = net(z, labels)
+        if options.eight_bit:
+            images = (images * 255).round() / 255
+    return RecoveredSet(images, labels, recovery.ask(images))
+
+
+def boundary_loss(answers: Tensor, student: Tensor) -> Tensor:
+    """`l_bd = - sum_c |t_c - s_c|` where API and student name the same class, else 0; probabilities (…, ways) -> (…).
+
+    An image that both see alike teaches nothing. Pushed apart while they still agree, it lies at the student's boundary.
+    """
+    agree = answers.argmax(-1) == student.argmax(-1)
+    return -(answers - student).abs().sum(-1) * agree
+
+
+def _probabilities(student: nn.Module, images: Tensor, ways: int) -> Tensor:
+    """Images (k, n, 3, h, w) -> probabilities (k, n, ways), without a graph."""
+    with torch.no_grad():
+        parts = torch.split(images.flatten(0, 1).clamp(0, 1), CHUNK)
+        logits = torch.cat([student(part)[:, :ways] for part in parts])
+    return logits.softmax(-1).view(*images.shape[:2], ways)

@@ -1,0 +1,70 @@
+"""Adapted models as APIs: the zoo's own routes, whose caller is the server's and whose models are those of the store."""
+
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Path
+
+from api_zoo import routes as zoo
+from api_zoo.inference import Model
+from api_zoo.services import Services as Hosting
+from contracts.zoo import Key
+from meta_server.routes.access import ServicesDep, authorised
+from meta_server.routes.description import problems
+from meta_server.store.adapted_models import Served
+
+MOST_LISTED = 100
+
+
+def hosting(services: ServicesDep) -> Hosting:
+    """What the zoo's code uses to answer."""
+    return services.hosting
+
+
+async def served(
+    services: ServicesDep,
+    model: Annotated[str, Path(description="The adapted model's id.", max_length=200)],
+    caller: Annotated[None, Depends(authorised)],
+) -> Served:
+    """The adapted model of the path. Raises 404 for an unknown one, 410 for one that has ended."""
+    return await services.adapted_models.served(model)
+
+
+ServedDep = Annotated[Served, Depends(served)]
+
+
+def key_of(found: ServedDep) -> Key:
+    """The metering key that the model's answers are counted on."""
+    return Key(
+        id=found.key_id,
+        name=found.model.id,
+        created_at=found.model.created_at,
+        budget=None,
+        spent=0,
+        images_per_second=None,
+        burst=None,
+        models=[found.model.id],
+        revoked=False,
+    )
+
+
+async def model_of(services: ServicesDep, found: ServedDep) -> Model:
+    """The network that answers, loaded if it is not."""
+    return await services.serving.hosted(found)
+
+
+async def names_of(services: ServicesDep, caller: Annotated[None, Depends(authorised)]) -> list[str]:
+    """The newest adapted models."""
+    page = await services.adapted_models.list(limit=MOST_LISTED)
+    return [model.id for model in page.items]
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer at `/v2`, and take image files at `/v1/models/{model}/classify`, as a zoo does."""
+    for router in (zoo.v2, zoo.files):
+        app.include_router(router, responses=problems(410, 422, 500))
+    app.dependency_overrides |= {
+        zoo.services: hosting,
+        zoo.key_of: key_of,
+        zoo.model_of: model_of,
+        zoo.names_of: names_of,
+    }

@@ -1,0 +1,34 @@
+"""Which places of a row are left to be asked about: taken from the front, in pieces, and given back when refused."""
+
+
+class Todo:
+    """Places 0 to `count`. Kept as disjoint ranges, ascending."""
+
+    def __init__(self, count: int) -> None:
+        self._ranges = [(0, count)] if count else []
+
+    def __len__(self) -> int:
+        """Places left."""
+        return sum(stop - start for start, stop in self._ranges)
+
+    def take(self, most: int) -> tuple[int, int]:
+        """The first places left, at most so many in a row, as (start, stop). Raises IndexError when none are left."""
+        start, stop = self._ranges.pop(0)
+        if stop - start > most:
+            self._ranges.insert(0, (start + most, stop))
+            stop = start + most
+        return start, stop
+
+    def remove(self, start: int, stop: int) -> None:
+        """Places start to stop need no asking, whether they were left or not."""
+        parts = [part for left, right in self._ranges for part in ((left, min(right, start)), (max(left, stop), right))]
+        self._ranges = [(left, right) for left, right in parts if left < right]
+
+    def give_back(self, start: int, stop: int) -> None:
+        """Places start to stop, which were taken or removed, are left again."""
+        merged: list[tuple[int, int]] = []
+        for left, right in sorted([*self._ranges, (start, stop)]):
+            if merged and left == merged[-1][1]:
+                left = merged.pop()[0]
+            merged.append((left, right))
+        self._ranges = merged
