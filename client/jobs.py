@@ -1,9 +1,11 @@
 """Jobs: start them, look at them, follow what happens, wait for the end."""
 
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,9 +14,24 @@ from httpx_sse import ServerSentEvent
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from client import _retry
-from client._flow import AsyncDriver, Driver, Flow, Pause, Request, call
+from client._flow import AsyncDriver, Driver, Flow, Pause, Request, call, retried
 from client.errors import InvalidAnswer, JobFailed, MetazooError, TimedOut
-from contracts.jobs import ENDED, MOVES, Event, EventPage, Job, JobPage, JobRequest, JobStatus
+from contracts.jobs import (
+    ENDED,
+    MOVES,
+    AnswerPage,
+    BudgetState,
+    Event,
+    EventPage,
+    Job,
+    JobChange,
+    JobPage,
+    JobRequest,
+    JobStatus,
+    MetricPage,
+    MetricPoint,
+    PaidAnswer,
+)
 
 PAGE = 100  # events asked for at a time
 RECONNECTS = 10  # fruitless attempts after which following gives up: about a minute
@@ -41,9 +58,68 @@ class Jobs:
         """The job as it is now. Raises `NotFound`."""
         return self._driver.call(_job(job_id), Job)
 
-    def list(self, *, after: str | None = None, limit: int = 20, status: JobStatus | str | None = None) -> JobPage:
-        """A page of jobs, newest first; its `next` is the `after` of the following page."""
-        return self._driver.call(_list(after, limit, status), JobPage)
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        status: JobStatus | str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest first; its `next` is the `after` of the following page.
+
+        `status`, `tag` and `name` (a part of it) filter; a filtered page may be short although there are more.
+        """
+        return self._driver.call(_list(after, limit, status, tag, name), JobPage)
+
+    def change(self, job_id: str, change: JobChange | Mapping[str, Any]) -> Job:
+        """Name, tag or annotate a job, or raise its budget; what is left out stays.
+
+            metazoo.jobs.change(job.id, {"notes": "more data", "budget": {"queries": 20_000}})
+
+        A raise counts from when work is next begun: pause a running job, raise, resume. Raises `InvalidRequest` for a limit
+        below the one there, `Conflict` for the budget of a job that spends nothing any more.
+        """
+        return self._driver.call(_change(job_id, change), Job)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended: record, events, answers, checkpoints; not its meta-model. Raises `Conflict`."""
+        self._driver.run(retried(Request("DELETE", _path(job_id)), retries=self._driver.retries))
+
+    def budget(self, job_id: str) -> BudgetState:
+        """Where the job's budget stands, by API too. Raises `NotFound`."""
+        return self._driver.call(Request("GET", f"{_path(job_id)}/budget"), BudgetState)
+
+    def metrics(self, job_id: str) -> Iterator[MetricPoint]:
+        """Training metrics so far, oldest first."""
+        after: str | None = None
+        while True:
+            page = self._driver.call(_metrics(job_id, after), MetricPage)
+            yield from page.items
+            after = page.last
+            if after is None:
+                return
+
+    def answers(self, job_id: str) -> Iterator[PaidAnswer]:
+        """What was paid for: every chunk of images that an API answered; `download_answer` fetches one."""
+        after: str | None = None
+        while True:
+            page = self._driver.call(_answers(job_id, after), AnswerPage)
+            yield from page.items
+            after = page.next
+            if after is None:
+                return
+
+    def download_answer(self, job_id: str, name: str, path: str | os.PathLike[str]) -> Path:
+        """Put one paid answer into a file: safetensors `indices` and `probabilities`. Returns the path."""
+        return self._driver.run(
+            _download(f"{_path(job_id)}/answers/{quote(name, safe='')}", path, self._driver.retries)
+        )
+
+    def download_images(self, job_id: str, path: str | os.PathLike[str], *, count: int = 32) -> Path:
+        """Put the first images that the job asks about into a PNG file. Raises `Conflict` before the probe has begun."""
+        return self._driver.run(_download(f"{_path(job_id)}/images", path, self._driver.retries, count=count))
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; what it has paid for is kept. Raises `Conflict` when it has ended already."""
@@ -114,10 +190,59 @@ class AsyncJobs:
         return await self._driver.call(_job(job_id), Job)
 
     async def list(
-        self, *, after: str | None = None, limit: int = 20, status: JobStatus | str | None = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        status: JobStatus | str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
     ) -> JobPage:
-        """A page of jobs, newest first; its `next` is the `after` of the following page."""
-        return await self._driver.call(_list(after, limit, status), JobPage)
+        """A page of jobs, newest first; see `Jobs.list`."""
+        return await self._driver.call(_list(after, limit, status, tag, name), JobPage)
+
+    async def change(self, job_id: str, change: JobChange | Mapping[str, Any]) -> Job:
+        """Name, tag or annotate a job, or raise its budget; see `Jobs.change`."""
+        return await self._driver.call(_change(job_id, change), Job)
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended; see `Jobs.delete`."""
+        await self._driver.run(retried(Request("DELETE", _path(job_id)), retries=self._driver.retries))
+
+    async def budget(self, job_id: str) -> BudgetState:
+        """Where the job's budget stands; see `Jobs.budget`."""
+        return await self._driver.call(Request("GET", f"{_path(job_id)}/budget"), BudgetState)
+
+    async def metrics(self, job_id: str) -> AsyncIterator[MetricPoint]:
+        """Training metrics so far, oldest first."""
+        after: str | None = None
+        while True:
+            page = await self._driver.call(_metrics(job_id, after), MetricPage)
+            for point in page.items:
+                yield point
+            after = page.last
+            if after is None:
+                return
+
+    async def answers(self, job_id: str) -> AsyncIterator[PaidAnswer]:
+        """What was paid for; see `Jobs.answers`."""
+        after: str | None = None
+        while True:
+            page = await self._driver.call(_answers(job_id, after), AnswerPage)
+            for answer in page.items:
+                yield answer
+            after = page.next
+            if after is None:
+                return
+
+    async def download_answer(self, job_id: str, name: str, path: str | os.PathLike[str]) -> Path:
+        """Put one paid answer into a file; see `Jobs.download_answer`."""
+        url = f"{_path(job_id)}/answers/{quote(name, safe='')}"
+        return await self._driver.run(_download(url, path, self._driver.retries))
+
+    async def download_images(self, job_id: str, path: str | os.PathLike[str], *, count: int = 32) -> Path:
+        """Put the first images that the job asks about into a PNG file; see `Jobs.download_images`."""
+        return await self._driver.run(_download(f"{_path(job_id)}/images", path, self._driver.retries, count=count))
 
     async def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; what it has paid for is kept. Raises `Conflict` when it has ended already."""
@@ -254,8 +379,33 @@ def _revealed(value: object) -> Any:
     raise TypeError(f"a job cannot hold a {type(value).__name__}")
 
 
-def _list(after: str | None, limit: int, status: JobStatus | str | None) -> Request:
-    given = {"after": after, "limit": limit, "status": status}
+def _change(job_id: str, change: JobChange | Mapping[str, Any]) -> Request:
+    headers = {"Content-Type": "application/json"}
+    return Request("PATCH", _path(job_id), headers=headers, content=json.dumps(change, default=_revealed).encode())
+
+
+def _metrics(job_id: str, after: str | None) -> Request:
+    return Request("GET", f"{_path(job_id)}/metrics", params={"after": after} if after else {})
+
+
+def _answers(job_id: str, after: str | None) -> Request:
+    return Request("GET", f"{_path(job_id)}/answers", params={"limit": 1000} | ({"after": after} if after else {}))
+
+
+def _download(url: str, path: str | os.PathLike[str], retries: int, **params: int) -> Flow[Path]:
+    """Whole or not at all: what arrives lies beside `path` until it is complete."""
+    target = Path(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        yield from retried(Request("GET", url, params=params, save_to=part), retries=retries)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _list(after: str | None, limit: int, status: JobStatus | str | None, tag: str | None, name: str | None) -> Request:
+    given = {"after": after, "limit": limit, "status": status, "tag": tag, "name": name}
     return Request("GET", "/v1/jobs", params={name: value for name, value in given.items() if value is not None})
 
 

@@ -5,11 +5,13 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
 from contracts._base import Input, Name, Place, Record, Tag, refuse
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions
+
+Notes = Annotated[str, StringConstraints(max_length=4000)]
 
 
 class JobStatus(StrEnum):
@@ -71,6 +73,24 @@ class ApiSpec(Input):
         return url.rstrip("/")
 
 
+class BudgetRaise(Input):
+    """A budget's new limits; what is left out stays. A limit is raised, never lowered."""
+
+    queries: int | None = Field(None, ge=1, le=10**9, description="Images over all APIs.")
+    queries_per_api: int | None = Field(None, ge=1, description="Images for any one API.")
+
+
+class JobChange(Input):
+    """What of a job may be changed; what is left out stays."""
+
+    name: Name | None = Field(None, description="To find it by; null takes it away.")
+    tags: list[Tag] | None = Field(None, max_length=32, description="In place of those it has.")
+    notes: Notes | None = Field(None, description="In place of those it has.")
+    budget: BudgetRaise | None = Field(
+        None, description="Counts from when work is next begun: pause a running job, raise its budget, resume it."
+    )
+
+
 class BudgetLimit(Input):
     """The most that may be spent, in images sent to APIs. The probe is inside it."""
 
@@ -83,6 +103,7 @@ class JobRequest(Input):
 
     name: Name | None = Field(None, description="To find it by; the meta-model inherits it.")
     tags: list[Tag] = Field(default=[], max_length=32, description="To group jobs by.")
+    notes: Notes = Field("", description="For people.")
     apis: list[ApiSpec] = Field(min_length=1, max_length=1000, description="The APIs to learn from, each listed once.")
     method: MethodOptions = Field(MethodOptions(), description="How to learn, and its options.")
     budget: BudgetLimit = Field(description="What may be spent.")
@@ -172,6 +193,7 @@ class Job(Record):
     id: str = Field(description="Ids sort by time.")
     name: str | None = Field(description="As in the request.")
     tags: list[str] = Field(description="As in the request.")
+    notes: str = Field("", description="As in the request.")
     status: JobStatus = Field(description="Where the job stands.")
     reason: str | None = Field(
         None, description="Why it is in this state, such as why it was paused; null where that is plain."
@@ -207,7 +229,7 @@ class Event(Record):
     id: str = Field(description="Place in the job's stream; ids grow.")
     time: datetime = Field(description="When it happened.")
     type: str = Field(
-        description="`status`, `phase`, `api`, `progress`, `metrics`, `budget`, `published` or `warning`."
+        description="`status`, `phase`, `api`, `progress`, `metrics`, `budget`, `changed`, `published` or `warning`."
     )
     data: dict[str, Any] = Field(description="What happened; its fields depend on `type`.")
 
@@ -217,3 +239,35 @@ class EventPage(Record):
 
     items: list[Event] = Field(description="The events.")
     last: str | None = Field(description="Id of the last event on the page, or the `after` given if there is none.")
+
+
+class MetricPoint(Record):
+    """Training metrics at one step."""
+
+    id: str = Field(description="Id of the event that told them; ids grow.")
+    time: datetime = Field(description="When they were told.")
+    step: int = Field(description="Optimiser steps done.")
+    steps: int = Field(description="Optimiser steps planned.")
+    values: dict[str, float] = Field(description="By the metric's name.")
+
+
+class MetricPage(Record):
+    """Metrics, oldest first; `last` resumes after them, null when there is nothing more so far."""
+
+    items: list[MetricPoint] = Field(description="The points.")
+    last: str | None = Field(description="Pass as `after` for the following page; null on the last.")
+
+
+class PaidAnswer(Record):
+    """A chunk of images that one API answered: the answer was paid for and is kept, exactly as received."""
+
+    name: str = Field(description="Names the file: `…/answers/{name}`, safetensors `indices` and `probabilities`.")
+    api: str = Field(description="API id.")
+    images: int = Field(description="How many.")
+
+
+class AnswerPage(Record):
+    """A page of paid answers, by API and in the order they were sent; pass `next` as `after` for the following page."""
+
+    items: list[PaidAnswer] = Field(description="The answers.")
+    next: str | None = Field(description="Cursor of the following page; null on the last.")

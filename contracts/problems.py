@@ -27,6 +27,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "gone": (410, "This was here and is no longer"),
     "too-large": (413, "The request is larger than will ever be accepted"),
     "unsupported-media-type": (415, "The media type is not understood"),
+    "range-not-satisfiable": (416, "The file has no such bytes"),
     "key-reused": (422, "The idempotency key was used with another body"),
     "rate-limited": (429, "Too fast: try again later"),
     "internal": (500, "The server made a mistake"),

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts.problems import faults
-from metazoo.commands import data, demo, jobs, models, server, up, worker, zoo
+from metazoo.commands import data, demo, job_records, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
@@ -37,6 +37,7 @@ app.add_typer(zoo.app, name="zoo")
 app.add_typer(data.app, name="data")
 app.command("server")(server.server)
 app.command("worker")(worker.worker)
+jobs.app.add_typer(job_records.app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 

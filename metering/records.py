@@ -143,6 +143,51 @@ class Records:
         )
         _check(verdict, rest, "queued", None)
 
+    async def change(
+        self,
+        keys: RecordKeys,
+        *,
+        read: tuple[str, str],
+        fields: Mapping[str, str],
+        budget: Mapping[str, str],
+        apis: Mapping[str, str],
+        event: Mapping[str, Any],
+        never_in: Iterable[str] = (),
+    ) -> bool:
+        """Set fields of the record, of its budget and of the hash `apis`, and announce `event` (of type `changed`).
+
+        False, and nothing is done, when the field and value `read` are no longer what stands. Raises `MoveRefused` in one of
+        the statuses `never_in`, `StoreUnavailable`.
+        """
+        verdict, *rest = await self._scripts.run(
+            "record_change",
+            keys=[keys.record, keys.budget, keys.apis, keys.events],
+            args=[
+                *read,
+                *map(json.dumps, (dict(fields), dict(budget), dict(apis), dict(event))),
+                *sorted(map(str, never_in)),
+            ],
+        )
+        if verdict == b"refused":
+            raise MoveRefused(rest[0].decode(), "changed")
+        return bool(verdict == b"changed")
+
+    async def delete(self, keys: RecordKeys, others: Iterable[str]) -> None:
+        """Delete a record that has ended, and the keys `others`.
+
+        Raises `MoveRefused` when it has not, `StillAtWork`, `StoreUnavailable`.
+        """
+        statuses = sorted(self._moves)
+        verdict, *rest = await self._scripts.run(
+            "record_delete",
+            keys=[
+                *(keys.leases, keys.record, keys.index_all, keys.open, *(keys.index + status for status in statuses)),
+                *(keys.budget, keys.apis, keys.events, *others),
+            ],
+            args=[len(statuses), *sorted(self._ends)],
+        )
+        _check(verdict, rest, "deleted", None)
+
     async def write(
         self,
         keys: RecordKeys,

@@ -37,7 +37,7 @@ async def delete_adapted_model(adapted_id: AdaptedId, services: ServicesDep) -> 
     await services.adapted_models.forget(adapted_id)
 
 
-@router.get("/{adapted_id}/files/{name}", response_class=Response, responses=FILE | problems(404, 410))
+@router.get("/{adapted_id}/files/{name}", response_class=Response, responses=FILE | problems(404, 410, 416))
 async def adapted_model_file(
     adapted_id: AdaptedId,
     name: Annotated[str, Path(description="One of the names in `files` of the adapted model.", max_length=200)],
@@ -45,7 +45,8 @@ async def adapted_model_file(
     if_none_match: Annotated[
         str | None, Header(alias="If-None-Match", description="`ETag` of what the caller has.", max_length=1000)
     ] = None,
+    range_: files.Range = None,
 ) -> Response:
     """One file of an adapted model."""
     model = await services.adapted_models.get(adapted_id)
-    return await files.send_file(services.artifacts, folder(adapted_id), model.files, name, if_none_match)
+    return await files.send_file(services.artifacts, folder(adapted_id), model.files, name, if_none_match, range_)

@@ -22,6 +22,7 @@ _PROBLEM_TEXTS = {
     410: "It was here and has ended.",
     413: "The body is larger than will ever be accepted.",
     415: "The body is no JSON.",
+    416: "The file has no such bytes: `Content-Range` says how many it has.",
     422: "The request is invalid: `errors` names every fault by its dotted field path.",
     500: "A fault of the server.",
     503: "Redis is not reachable; nothing was lost or charged.",

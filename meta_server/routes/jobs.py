@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 
-from contracts.jobs import EventPage, Job, JobPage, JobRequest, JobStatus
+from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
 from meta_server import events
+from meta_server.planning import pinned
 from meta_server.routes.access import ServicesDep
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
 
@@ -55,15 +57,30 @@ async def list_jobs(
     after: After = None,
     limit: Limit = 20,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    tag: Annotated[str | None, Query(description="Only jobs with this tag.", max_length=63)] = None,
+    name: Annotated[str | None, Query(description="Only jobs with this in their name.", max_length=120)] = None,
 ) -> JobPage:
-    """Jobs, newest first."""
-    return await services.jobs.list(after=after, limit=limit, status=status)
+    """Jobs, newest first. A filtered page may be short; go on while `next` is not null."""
+    return await services.jobs.list(after=after, limit=limit, status=status, tag=tag, name=name)
 
 
 @router.get("/{job_id}", responses=problems(404))
 async def retrieve_job(job_id: JobId, services: ServicesDep) -> Job:
     """A job as it is now."""
     return await services.jobs.get(job_id)
+
+
+@router.patch("/{job_id}", responses=problems(400, 404, 409, 413, 415))
+async def change_job(job_id: JobId, change: JobChange, services: ServicesDep) -> Job:
+    """Name, tag or annotate a job, or raise its budget. A raise counts from when work on it is next begun."""
+    return await services.jobs.change(job_id, change, pinned=pinned)
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
+async def delete_job(job_id: JobId, services: ServicesDep) -> None:
+    """Delete a job that has ended, whole: its record, events, answers and checkpoints. Its meta-model stays."""
+    await services.jobs.delete(job_id)
+    await to_thread.run_sync(services.artifacts.remove, f"jobs/{job_id}")
 
 
 @router.post("/{job_id}/cancel", responses=problems(404, 409))

@@ -13,6 +13,7 @@ from meta_server.routes.description import After, Limit, Responses, problems
 _ETAG = {"ETag": {"description": "SHA-256 of the file, quoted.", "schema": {"type": "string"}}}
 FILE: Responses = {
     200: {"description": "The file.", "headers": _ETAG, "content": {"application/octet-stream": {}}},
+    206: {"description": "The part that `Range` asked for.", "headers": _ETAG, "content": files.BYTES},
     304: {"description": "The caller has it: `If-None-Match` names what it holds.", "headers": _ETAG},
 }
 
@@ -47,7 +48,7 @@ async def retrieve_meta_model(meta_model_id: MetaModelId, services: ServicesDep)
 @router.get(
     "/{meta_model_id}/files/{name}",
     response_class=Response,
-    responses=FILE | problems(404),
+    responses=FILE | problems(404, 416),
 )
 async def meta_model_file(
     meta_model_id: MetaModelId,
@@ -56,11 +57,12 @@ async def meta_model_file(
     if_none_match: Annotated[
         str | None, Header(alias="If-None-Match", description="`ETag` of what the caller has.", max_length=1000)
     ] = None,
+    range_: files.Range = None,
 ) -> Response:
     """One file of a meta-model."""
     model = await services.meta_models.get(meta_model_id)
     folder = await services.meta_models.folder(meta_model_id)
-    return await files.send_file(services.artifacts, folder, model.files, name, if_none_match)
+    return await files.send_file(services.artifacts, folder, model.files, name, if_none_match, range_)
 
 
 @router.post("/{meta_model_id}/predict", responses=problems(400, 404, 413, 415))

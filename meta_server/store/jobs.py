@@ -1,22 +1,9 @@
-"""Jobs in Redis: their records, budgets, events, and the roles that work on them.
-
-Events, by type, and what their data holds:
-
-- `status`: `status`, `reason`
-- `phase`: `phase`, which has started
-- `api`: `api` (its id), `state`, `planned`, `reason`
-- `budget`: `api`, `chunk`, `outcome` (confirmed, released, unconfirmed), `images`
-- `progress`: `phase`, `fraction` in [0, 1]
-- `metrics`: `step`, `steps` and the newest value of each training metric
-- `warning`: `message`, and `api` where it is about one
-- `published`: `meta_model`
-"""
+"""Jobs in Redis: their records, budgets, and the roles that work on them. What they tell is in `events`."""
 
 import json
-import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic import SecretStr
@@ -29,16 +16,18 @@ from contracts.jobs import (
     Event,
     EventPage,
     Job,
+    JobChange,
     JobError,
     JobPage,
     JobRequest,
     JobStatus,
+    MetricPage,
     Phase,
 )
 from contracts.meta_models import MetaModel
 from contracts.problems import Fault, ProblemError
-from meta_server.store import ids, keys
-from meta_server.store.index import newest_first
+from meta_server.store import events, ids, keys
+from meta_server.store.index import matching
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
 from metering.leases import Lease, Leases
@@ -51,8 +40,6 @@ HEARTBEAT_SECONDS = 10.0
 POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
-
-_STREAM_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
 class JobStore:
@@ -83,7 +70,7 @@ class JobStore:
         api_ids = [f"a{index}" for index in range(len(request.apis))]
         with_key = [(api_id, api.api_key) for api_id, api in zip(api_ids, request.apis, strict=True)]
         api_keys = {api_id: key.get_secret_value() for api_id, key in with_key if key is not None}
-        record = {"request": request.model_dump_json(), "sealed": self._secrets.seal(api_keys)}
+        record = {**_found_by(request), "sealed": self._secrets.seal(api_keys)}
         apis = {
             api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
             for api_id, api in zip(api_ids, request.apis, strict=True)
@@ -112,11 +99,90 @@ class JobStore:
         """The job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
         return (await self._read([job_id]))[0]
 
-    async def list(self, *, after: str | None = None, limit: int = 20, status: JobStatus | None = None) -> JobPage:
-        """Jobs, newest first, from the one after `after`. Raises `StoreUnavailable`."""
-        index = keys.JOBS if status is None else keys.JOBS_BY_STATUS + status
-        page, following = await newest_first(self._redis, index, after, limit)
+    async def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        status: JobStatus | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+    ) -> JobPage:
+        """Jobs, newest first, from the one after `after`: in this state, with this tag, with `name` in their name in any case.
+
+        Raises `StoreUnavailable`.
+        """
+
+        def wanted(told_name: bytes | None, told_tags: bytes | None) -> bool:
+            named = name is None or name.casefold() in (told_name or b"").decode().casefold()
+            return named and (tag is None or tag in json.loads(told_tags or "[]"))
+
+        page, following = await matching(
+            self._redis,
+            keys.JOBS if status is None else keys.JOBS_BY_STATUS + status,
+            after,
+            limit,
+            record=lambda job_id: keys.job(job_id, "record"),
+            fields=("name", "tags"),
+            keep=wanted,
+        )
         return JobPage(items=await self._read(page), next=following)
+
+    async def change(self, job_id: str, change: JobChange, *, pinned: Callable[[JobRequest], JobRequest]) -> Job:
+        """Change what `change` holds. `pinned` fixes how the budget so far was planned, before it is raised.
+
+        Raised while nobody asks (paused, failed, not yet trained), the budget also reopens APIs that had answered their part.
+        Raises `ProblemError` (`not-found`; `invalid-request` for a limit below the one there; `conflict` for the budget of a
+        job that is cancelled or succeeded), `StoreUnavailable`.
+        """
+        while True:
+            with store_errors():
+                read = await self._redis.hget(keys.job(job_id, "record"), "request") or b""
+            stored = await self.load(job_id)  # later than `read`: what changes in between is found out below
+            raised = dict(change.budget) if change.budget else {}
+            raised = {limit: value for limit, value in raised.items() if value is not None}
+            _refuse_lower(stored.request, raised)
+            told = {field: getattr(change, field) for field in change.model_fields_set - {"budget"}}
+            told = {field: value for field, value in told.items() if value is not None or field == "name"}
+            request = pinned(stored.request) if raised else stored.request
+            request = request.model_copy(update={**told, "budget": request.budget.model_copy(update=raised)})
+            reopened = {}
+            if (
+                raised
+                and "backbone" not in stored.checkpoints
+                and stored.status in (JobStatus.PAUSED, JobStatus.FAILED)
+            ):
+                reopened = {api: stored.apis[api].url for api in stored.finished("done")}
+            try:
+                if await self._records.change(
+                    keys.records(job_id),
+                    read=("request", read.decode()),
+                    fields=_found_by(request),
+                    budget=budget_fields(request.budget.queries, request.budget.queries_per_api) if raised else {},
+                    apis={
+                        api: ApiProgress(url=url).model_dump_json(exclude={"answered"}) for api, url in reopened.items()
+                    },
+                    event=change.model_dump(mode="json", exclude_unset=True),
+                    never_in=ENDED - {JobStatus.FAILED} if raised else (),
+                ):
+                    return await self.get(job_id)
+            except MoveRefused as refused:
+                raise ProblemError("conflict", f"the job is {refused.status}: it spends nothing any more") from None
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that has ended: record, budget, events. Its meta-model stays.
+
+        Raises `ProblemError` (`not-found`; `conflict` while it has not ended), `StoreUnavailable`.
+        """
+        others = [keys.job(job_id, part) for part in ("holds", "settled", "sent")]
+        try:
+            await self._records.delete(keys.records(job_id), others)
+        except MoveRefused as refused:
+            if not refused.status:
+                raise _not_found(job_id) from None
+            raise ProblemError("conflict", f"the job is {refused.status}: cancel it first") from None
+        except StillAtWork:
+            raise ProblemError("conflict", "its workers are still stopping: try again in a minute") from None
 
     async def cancel(self, job_id: str) -> Job:
         """A job that nobody works on is cancelled at once, another when its workers have stopped.
@@ -206,11 +272,13 @@ class JobStore:
     async def events(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
         """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
         await self.status(job_id)
-        start = f"({_stream_id(after)}" if after is not None else "-"
-        with store_errors():
-            entries = await self._redis.xrange(keys.job(job_id, "events"), min=start, count=limit)
-        items = [_event(*entry) for entry in entries]
+        items = list(await events.read(self._redis, job_id, after=after, limit=limit))
         return EventPage(items=items, last=items[-1].id if items else after)
+
+    async def training_metrics(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> MetricPage:
+        """Training metrics after the event `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
+        await self.status(job_id)
+        return await events.metrics(self._redis, job_id, after=after, limit=limit)
 
     async def follow(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event | None]:
         """Events as they come, from the one after `after`; None every 10 seconds of silence.
@@ -218,7 +286,7 @@ class JobStore:
         Ends after the event of the job's last status. Raises `ProblemError` (`not-found`, `invalid-request`),
         `StoreUnavailable`.
         """
-        last = _stream_id(after) if after is not None else "0"
+        last = events.stream_id(after) if after is not None else "0"
         over = await self.status(job_id) in ENDED
         silence = 0.0
         while True:
@@ -228,7 +296,7 @@ class JobStore:
             if answer:
                 silence = 0.0
                 for entry in answer[0][1]:
-                    event = _event(*entry)
+                    event = events.event(*entry)
                     last = event.id
                     yield event
                     if event.type == "status" and JobStatus(event.data["status"]) in ENDED:
@@ -407,17 +475,21 @@ class JobStore:
         ]
 
 
-def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    name = entry_id.decode()
-    when = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(name.partition("-")[0]))
-    return Event(id=name, time=when, type=fields[b"type"].decode(), data=json.loads(fields[b"data"]))
+def _found_by(request: JobRequest) -> dict[str, str]:
+    """The request as fields of the record, with those that lists are filtered by."""
+    return {"request": request.model_dump_json(), "name": request.name or "", "tags": json.dumps(request.tags)}
 
 
-def _stream_id(after: str) -> str:
-    if not _STREAM_ID.fullmatch(after):
-        fault = Fault(field="after", message="must be the id of an event, such as 1700000000000-0")
-        raise ProblemError("invalid-request", "the event id is malformed", errors=[fault])
-    return after
+def _refuse_lower(request: JobRequest, raised: Mapping[str, Any]) -> None:
+    """A limit that is below the one there, or that would come where there was none, is refused."""
+    found = []
+    for limit, value in raised.items():
+        before = getattr(request.budget, limit)
+        if before is None or value < before:
+            there = "no such limit" if before is None else str(before)
+            found.append(Fault(field=f"budget.{limit}", message=f"the job has {there}: a budget is only raised"))
+    if found:
+        raise ProblemError("invalid-request", "a budget is only raised; nothing was changed", errors=found)
 
 
 def _canonical(request: JobRequest) -> bytes:

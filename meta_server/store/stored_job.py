@@ -101,6 +101,7 @@ def told_job(
         id=job_id,
         name=request.name,
         tags=request.tags,
+        notes=request.notes,
         status=JobStatus(record["status"]),
         reason=record.get("reason") or None,
         phase=Phase(record["phase"]) if "phase" in record else None,

@@ -90,6 +90,8 @@ def submit(
 @app.command("list")
 def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs with this in their name.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Most jobs.")] = 20,
     after: Annotated[str | None, typer.Option(help="From the job after this one: `next` of the page before.")] = None,
     url: Url = None,
@@ -99,7 +101,7 @@ def list_jobs(
 ) -> None:
     """Jobs, newest first."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        page = metazoo.jobs.list(after=after, limit=limit, status=status)
+        page = metazoo.jobs.list(after=after, limit=limit, status=status, tag=tag, name=name)
     if as_json:
         typer.echo(page.model_dump_json())
         return
@@ -156,7 +158,7 @@ def cancel(
 ) -> None:
     """Stop a job; what it has paid for is kept."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        _tell(metazoo.jobs.cancel(job_id), as_json)
+        tell(metazoo.jobs.cancel(job_id), as_json)
 
 
 @app.command()
@@ -165,7 +167,7 @@ def pause(
 ) -> None:
     """Let a job rest: requests under way are answered first, nothing new is sent."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        _tell(metazoo.jobs.pause(job_id), as_json)
+        tell(metazoo.jobs.pause(job_id), as_json)
 
 
 @app.command()
@@ -174,7 +176,7 @@ def resume(
 ) -> None:
     """Go on with a paused job, from its last answer or checkpoint."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        _tell(metazoo.jobs.resume(job_id), as_json)
+        tell(metazoo.jobs.resume(job_id), as_json)
 
 
 @app.command()
@@ -183,10 +185,11 @@ def retry(
 ) -> None:
     """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        _tell(metazoo.jobs.retry(job_id), as_json)
+        tell(metazoo.jobs.retry(job_id), as_json)
 
 
-def _tell(job: Job, as_json: bool) -> None:
+def tell(job: Job, as_json: bool) -> None:
+    """The job's id and state, and why it is in it."""
     because = f": {job.reason}" if job.reason else ""
     typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}{because}")
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -245,3 +246,26 @@ async def test_async_jobs_are_the_same(job: MakeJob, pauses: list[float]) -> Non
         assert (await client.jobs.cancel("j1")).status == "cancelling"
         assert [each.id async for each in client.jobs.events("j1")] == ["1-0"]
         assert (await client.jobs.wait("j1")).status == "succeeded"
+
+
+def test_what_a_job_came_to(job: MakeJob, tmp_path: Path) -> None:
+    point = {"id": "1-0", "time": "2026-01-01T00:00:00Z", "step": 1, "steps": 2, "values": {"loss": 0.5}}
+    answer = {"name": "a0.0", "api": "a0", "images": 3}
+    script = Script(
+        httpx.Response(200, json={"items": [point], "last": "1-0"}),
+        httpx.Response(200, json={"items": [], "last": None}),
+        httpx.Response(200, json={"items": [answer], "next": None}),
+        httpx.Response(200, content=b"safetensors"),
+        httpx.Response(200, json=job()["budget"]),
+        httpx.Response(200, json=job(tags=["t"])),
+        httpx.Response(204),
+    )
+    jobs = metazoo(script).jobs
+    assert [one.values["loss"] for one in jobs.metrics("j1")] == [0.5]
+    assert [one.name for one in jobs.answers("j1")] == ["a0.0"]
+    assert jobs.download_answer("j1", "a0.0", tmp_path / "a").read_bytes() == b"safetensors"
+    assert jobs.budget("j1").limit == 10
+    assert jobs.change("j1", {"tags": ["t"]}).tags == ["t"]
+    jobs.delete("j1")
+    assert [request.method for request in script.requests] == ["GET"] * 5 + ["PATCH", "DELETE"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -13,9 +13,10 @@ from contracts.jobs import Event, Job
 from contracts.meta_models import Score
 from contracts.problems import MEDIA_TYPE, Fault, ProblemError
 from metazoo import watch
-from metazoo.commands.jobs import app
+from metazoo.cli import jobs
 
 MakeJob = Callable[..., Job]
+app = jobs.app
 HERE = ("--url", "http://server.test")
 
 
@@ -238,3 +239,25 @@ def test_watch_shows_bars_in_a_terminal(command: Any, job: MakeJob, monkeypatch:
     assert ran.exit_code == 0
     assert "warning: a0: slow" in ran.stdout
     assert "21 of 100 images" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "path", "body"),
+    [
+        (("pause", "j"), "POST", "/v1/jobs/j/pause", None),
+        (("resume", "j"), "POST", "/v1/jobs/j/resume", None),
+        (("retry", "j"), "POST", "/v1/jobs/j/retry", None),
+        (
+            ("change", "j", "--notes", "n", "--queries", "9"),
+            "PATCH",
+            "/v1/jobs/j",
+            {"notes": "n", "budget": {"queries": 9}},
+        ),
+    ],
+)
+def test_what_is_asked_of_a_job(arguments: Any, method: str, path: str, body: Any, command: Any, job: MakeJob) -> None:
+    server = Server(job("paused", reason="night"))
+    ran = command(app, server, *arguments, *HERE)
+    assert (ran.exit_code, ran.stdout) == (0, "job_1 paused: night\n")
+    sent = server.requests[0]
+    assert (sent.method, sent.url.path, json.loads(sent.content or "null")) == (method, path, body)

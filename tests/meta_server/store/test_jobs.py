@@ -1,10 +1,11 @@
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from contracts.jobs import MOVES, ApiProgress, JobError, JobRequest, JobStatus, Phase
+from contracts.jobs import MOVES, ApiProgress, JobChange, JobError, JobRequest, JobStatus, Phase
 from contracts.meta_models import BackboneConfig, MetaModel, Score
 from contracts.problems import ProblemError
 from meta_server.store import ids, keys
@@ -217,6 +218,81 @@ async def test_following_goes_on_over_a_retry(store: JobStore, request_of: Make)
     await store.cancel(job.id)
     seen = [event async for event in store.follow(job.id) if event is not None]
     assert [event.data["status"] for event in seen] == ["queued", "failed", "queued", "cancelled"]
+
+
+def planned(request: JobRequest) -> JobRequest:
+    return request.model_copy(update={"seed": 7})
+
+
+async def test_changes_are_kept_and_budgets_only_raised(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(2, name="first", tags=["a"]))
+    told = await store.change(job.id, JobChange(notes="n", tags=["b"]), pinned=planned)
+    assert (told.name, told.tags, told.notes, told.request.seed) == ("first", ["b"], "n", 0)
+    told = await store.change(job.id, JobChange(name=None, budget={"queries": 300}), pinned=planned)
+    assert (told.name, told.budget.limit, told.budget.left, told.request.seed) == (None, 300, 300, 7)
+    for budget in ({"queries": 299}, {"queries": 400, "queries_per_api": 10}):
+        with pytest.raises(ProblemError) as raised:
+            await store.change(job.id, JobChange(budget=budget), pinned=planned)
+        assert [fault.field for fault in raised.value.problem.errors] == [f"budget.{list(budget)[-1]}"]
+    assert (await store.events(job.id)).items[-1].data == {"name": None, "budget": {"queries": 300}}
+    await store.cancel(job.id)
+    assert (await store.change(job.id, JobChange(notes="late"), pinned=planned)).notes == "late"
+    with pytest.raises(ProblemError, match="cancelled"):
+        await store.change(job.id, JobChange(budget={"queries": 400}), pinned=planned)
+    assert (await store.get(job.id)).budget.limit == 300
+
+
+async def test_changes_at_once_are_all_kept(store: JobStore, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1))
+    changes = [JobChange(name="n"), JobChange(notes="x"), JobChange(tags=["t"]), JobChange(budget={"queries": 500})]
+    await asyncio.gather(*(store.change(job.id, change, pinned=planned) for change in changes))
+    told = await store.get(job.id)
+    assert (told.name, told.notes, told.tags, told.budget.limit) == ("n", "x", ["t"], 500)
+
+
+async def test_filters_agree_with_filtering_everything(
+    store: JobStore, request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meta_server.store.index.BATCH", 3)
+    for at in range(10):
+        job, _ = await store.create(request_of(1, name=f"Run {at % 4}", tags=["even"] if at % 2 == 0 else []))
+        if at % 3 == 0:
+            await store.cancel(job.id)
+    everything = (await store.list(limit=100)).items
+    for wanted in ({"tag": "even"}, {"name": "run 1"}, {"tag": "even", "status": JobStatus.CANCELLED}, {"tag": "no"}):
+        seen, after = [], None
+        while True:
+            page = await store.list(after=after, limit=2, **wanted)
+            seen += page.items
+            after = page.next
+            if after is None:
+                break
+        assert seen == [
+            job
+            for job in everything
+            if wanted.get("tag", "even") in [*job.tags, *(["even"] if "tag" not in wanted else [])]
+            and wanted.get("name", "") in (job.name or "").lower()
+            and wanted.get("status", job.status) == job.status
+        ]
+
+
+async def test_a_deleted_job_leaves_nothing_behind(store: JobStore, redis: Redis, request_of: Make) -> None:
+    before = set(await redis.keys("*"))
+    job, _ = await store.create(request_of(1))
+    lease = await taken(store, job.id, acquire_role("a0"))
+    await store.begin(job.id, lease)
+    await store.ledger(job.id).reserve(lease, chunk())
+    with pytest.raises(ProblemError, match="cancel it first"):
+        await store.delete(job.id)
+    await store.fail(job.id, JobError(code="c", message="m"))
+    with pytest.raises(ProblemError, match="still stopping"):
+        await store.delete(job.id)
+    await store.leases.release(lease)
+    await store.delete(job.id)
+    assert set(await redis.keys("*")) == before
+    with pytest.raises(ProblemError) as raised:
+        await store.delete(job.id)
+    assert raised.value.problem.status == 404
 
 
 async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -> None:

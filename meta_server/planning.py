@@ -1,0 +1,21 @@
+"""What the server knows of plans: how a raised budget goes on where the smaller one stood. numpy only."""
+
+from contracts.jobs import JobRequest
+from dfml.plans import plan
+
+
+def pinned(request: JobRequest) -> JobRequest:
+    """The request, with the number of APIs an image set to what its budget planned.
+
+    A larger budget then asks each API about the same images first, in the same order: places in the query sets stay valid.
+    """
+    budget = request.budget
+    planned = plan(
+        request.method,
+        queries=budget.queries,
+        queries_per_api=budget.queries_per_api,
+        apis=len(request.apis),
+        seed=request.seed,
+    )
+    each = planned.queries // planned.images
+    return request.model_copy(update={"method": request.method.model_copy(update={"apis_per_image": each})})

@@ -1,0 +1,88 @@
+"""`metazoo jobs`: change what is known of a job, take home what it came to."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metazoo.commands.jobs import JobId, tell
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+
+app = typer.Typer()
+
+
+@app.command()
+def change(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Option(help="A name to find it by.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="In place of the tags it has. Repeatable.")] = None,
+    notes: Annotated[str | None, typer.Option(help="In place of the notes it has.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Raise the budget to so many images over all APIs.")] = None,
+    queries_per_api: Annotated[int | None, typer.Option(help="Raise the limit of images for any one API.")] = None,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name, tag or annotate a job, or raise its budget: that counts from when work is next begun."""
+    limits = {"queries": queries, "queries_per_api": queries_per_api}
+    budget = {limit: value for limit, value in limits.items() if value is not None}
+    given: dict[str, Any] = {"name": name, "tags": tag, "notes": notes, "budget": budget or None}
+    changed = {field: value for field, value in given.items() if value is not None}
+    if not changed:
+        fail("say what to change, such as --queries 20000: metazoo jobs change --help", USAGE)
+    with connected(url, api_key_env, ready_file) as metazoo:
+        tell(metazoo.jobs.change(job_id, changed), as_json)
+
+
+@app.command()
+def delete(job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+    """Delete a job that has ended, with its answers and checkpoints; its meta-model stays."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        metazoo.jobs.delete(job_id)
+    typer.echo(f"{job_id} deleted")
+
+
+@app.command()
+def metrics(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+) -> None:
+    """Training metrics over time, one step a line."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        for point in metazoo.jobs.metrics(job_id):
+            values = " ".join(f"{name}={value:.5g}" for name, value in sorted(point.values.items()))
+            typer.echo(point.model_dump_json() if as_json else f"{point.time:%H:%M:%S} {point.step} {values}")
+
+
+@app.command()
+def answers(
+    job_id: JobId,
+    to: Annotated[Path | None, typer.Option(help="Download each into this folder.")] = None,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was paid for: every chunk of images that an API answered."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        if to is not None:
+            to.mkdir(parents=True, exist_ok=True)
+        for answer in metazoo.jobs.answers(job_id):
+            if to is not None:
+                metazoo.jobs.download_answer(job_id, answer.name, to / f"{answer.name}.safetensors")
+            typer.echo(answer.model_dump_json() if as_json else f"{answer.name} {answer.images} images")
+
+
+@app.command()
+def images(
+    job_id: JobId,
+    file: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    count: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 32,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+) -> None:
+    """The first images that the job asks its APIs about, on one sheet."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        metazoo.jobs.download_images(job_id, file, count=count)
+    typer.echo(str(file))
