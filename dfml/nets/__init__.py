@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from contracts.meta_models import BackboneConfig
 from contracts.zoo import Normalisation
 from dfml.nets.conv4 import Conv4
-from dfml.nets.resnet import ResNet10
+from dfml.nets.resnet import ResNet
 
 __all__ = ["STUDENT", "Backbone", "Classifier", "build", "build_classifier", "initialise", "load_weights", "weights"]
 
@@ -37,6 +37,19 @@ class Normalise(nn.Module):
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
+def body(backbone: str, width: int, input_shape: tuple[int, int, int], *, conv_bias: bool = False) -> Conv4 | ResNet:
+    """Normalised images to features: `conv4`, `resnet10` or `resnet18`. Raises ValueError on another, and on images too small.
+
+    conv_bias: of Conv4 alone.
+    """
+    if backbone == "conv4":
+        return Conv4(width, input_shape, conv_bias=conv_bias)
+    each = {"resnet10": 1, "resnet18": 2}.get(backbone)
+    if each is None or conv_bias:
+        raise ValueError(f"{backbone}{' with conv_bias' if conv_bias else ''} is no network: conv4, resnet10, resnet18")
+    return ResNet(width, each=each)
+
+
 class Backbone(nn.Module):
     """Images, uint8 or float in [0, 1], (n, 3, h, w) -> features (n, dim)."""
 
@@ -45,11 +58,7 @@ class Backbone(nn.Module):
         self.config = config
         self.input_shape = input_shape
         self.normalise = Normalise(STUDENT)
-        self.body: Conv4 | ResNet10
-        if config.backbone == "conv4":
-            self.body = Conv4(config.width, input_shape)
-        else:
-            self.body = ResNet10(config.width)
+        self.body = body(config.backbone, config.width, input_shape)
         self.dim = self.body.dim
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,7 +67,7 @@ class Backbone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images, uint8 or float in [0, 1], (n, 3, h, w) -> logits (n, ways). A Conv4 of any width and a linear head."""
+    """Images, uint8 or float in [0, 1], (n, 3, h, w) -> logits (n, ways). A network of any width and a linear head."""
 
     def __init__(
         self,
@@ -68,12 +77,13 @@ class Classifier(nn.Module):
         *,
         normalisation: Normalisation,
         conv_bias: bool = False,
+        backbone: str = "conv4",
     ) -> None:
         super().__init__()
         self.ways = ways
         self.input_shape = input_shape
         self.normalise = Normalise(normalisation)
-        self.body = Conv4(width, input_shape, conv_bias=conv_bias)
+        self.body = body(backbone, width, input_shape, conv_bias=conv_bias)
         self.head = nn.Linear(self.body.dim, ways)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,11 +106,14 @@ def build_classifier(
     *,
     normalisation: Normalisation,
     conv_bias: bool = False,
+    backbone: str = "conv4",
     generator: torch.Generator,
 ) -> Classifier:
     """A randomly initialised classifier, in evaluation mode, on the CPU."""
     with torch.random.fork_rng(devices=[]):
-        classifier = Classifier(width, input_shape, ways, normalisation=normalisation, conv_bias=conv_bias)
+        classifier = Classifier(
+            width, input_shape, ways, normalisation=normalisation, conv_bias=conv_bias, backbone=backbone
+        )
     initialise(classifier, generator)
     return classifier
 

@@ -1,4 +1,4 @@
-"""ResNet-10 for small images: four basic blocks (He et al. 2016) behind a stem at full size."""
+"""ResNet-10 and ResNet-18 for small images: basic blocks (He et al. 2016) behind a stem at full size."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,16 +31,22 @@ class BasicBlock(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
 
-class ResNet10(nn.Module):
-    """Stem, blocks of `width` times 1, 2, 4, 8 with strides 1, 2, 2, 2, global average: (n, 3, h, w) -> (n, 8 * width)."""
+class ResNet(nn.Module):
+    """Stem, four stages of `width` times 1, 2, 4, 8 at strides 1, 2, 2, 2, global average: (n, 3, h, w) -> (n, 8 * width).
 
-    def __init__(self, width: int) -> None:
+    `each`: basic blocks a stage; one gives ResNet-10, two ResNet-18.
+    """
+
+    def __init__(self, width: int, *, each: int) -> None:
         super().__init__()
         self.stem = ConvNorm(3, width, 3)
-        widths = [width, width, 2 * width, 4 * width, 8 * width]
-        self.blocks = nn.Sequential(
-            *(BasicBlock(widths[k], widths[k + 1], stride=1 if k == 0 else 2) for k in range(4)),
-        )
+        blocks, inputs = [], width
+        for stage in range(4):
+            outputs = width * 2**stage
+            for position in range(each):
+                blocks.append(BasicBlock(inputs, outputs, stride=2 if stage and not position else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
         self.dim = 8 * width
 
     def forward(self, x: Tensor) -> Tensor:

@@ -52,7 +52,9 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="An option of the method, such as steps=2000. Repeatable."),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network of the meta-model: conv4 or resnet10.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Network of the meta-model: conv4, resnet10 or resnet18.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
