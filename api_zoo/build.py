@@ -13,73 +13,61 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from random import Random
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save
+from torch import Tensor
 
 from api_zoo.folder import MANIFEST, BadZoo, read_manifest
+from api_zoo.scenarios import BuildPlan
 from contracts.meta_models import BackboneConfig
-from contracts.zoo import Manifest, TeacherEntry
-from dfml.datasets import Dataset, open_dataset
+from contracts.zoo import Manifest, Network, Normalisation, TeacherEntry
+from dfml.datasets import SOURCES, open_dataset
 from dfml.nets import STUDENT, weights
 from dfml.supervised import train_classifier
 
 PLAN = "build.json"
+TRAINING = (
+    "random classes each, flips where a mirrored image is of the same class, shifts, AdamW one-cycle; a held-out tenth "
+    "chose the epoch, accuracy on another"
+)
 OnTeacher = Callable[[int, int, TeacherEntry], None]
 """Called with (teachers done, teachers in all, the one just done)."""
 
 
-@dataclass(frozen=True)
-class BuildPlan:
-    """What a zoo folder is to hold. `epochs` None: as many as `dfml.supervised` holds right."""
-
-    dataset: str = "glyphs"
-    split: str = "train"
-    teachers: int = 12
-    ways: int = 5
-    width: int = 32
-    seed: int = 0
-    epochs: int | None = None
-
-    @property
-    def digits(self) -> int:
-        """Of a teacher's number in its file name."""
-        return max(2, len(str(self.teachers - 1)))
-
-    @property
-    def flips(self) -> bool:
-        """Whether training may mirror images; a mirrored glyph may be another one."""
-        return self.dataset != "glyphs"
-
-    def classes(self, number: int, names: tuple[str, ...]) -> list[str]:
-        """The classes of teacher `number`, drawn from the data set's without repetition, in random order."""
-        return Random(f"{self.seed}/{number}").sample(names, self.ways)
-
-
-def build(plan: BuildPlan, folder: Path, data: Path | None, *, processes: int, on_teacher: OnTeacher) -> Manifest:
+def build(
+    plan: BuildPlan,
+    folder: Path,
+    data: Path | None,
+    *,
+    processes: int,
+    on_teacher: OnTeacher,
+    device: str = "cpu",
+    compiled: bool = False,
+) -> Manifest:
     """Train what is missing and write the manifest. A complete folder is left as it is.
 
-    `data` is the folder of data sets. Raises `BadZoo` when the folder holds another build, `ValueError` when the data set
-    has too few classes, `dfml.datasets.DatasetMissing` when it is not there.
+    `data` is the folder of data sets. Raises `BadZoo` when the folder holds another build, `ValueError` when a data set has
+    too few classes or an architecture cannot take its images, `dfml.datasets.DatasetMissing` when one is not there.
     """
-    names = open_dataset(plan.dataset, data).classes(plan.split)
-    if not 2 <= plan.ways <= len(names):
-        raise ValueError(
-            f"{plan.ways} ways: {plan.dataset} {plan.split} has {len(names)} classes, give 2 to {len(names)}"
-        )
+    for dataset in plan.datasets:
+        names = open_dataset(dataset, data).classes(plan.split)
+        if not 2 <= min(plan.ways) <= max(plan.ways) <= len(names):
+            ways = ", ".join(map(str, plan.ways))
+            raise ValueError(f"{ways} ways: {dataset} {plan.split} has {len(names)} classes, give 2 to {len(names)}")
     folder.mkdir(parents=True, exist_ok=True)
     _claim(plan, folder)
     if (folder / MANIFEST).exists():
         return read_manifest(folder)
     missing = [number for number in range(plan.teachers) if _finished(folder, number) is None]
     done = plan.teachers - len(missing)
-    with closing(_train_all(plan, folder, data, missing, processes)) as trained:
+    training = partial(train_one, plan, folder, data, device=device, compiled=compiled)
+    with closing(_train_all(training, missing, processes)) as trained:
         for entry in trained:
             done += 1
             on_teacher(done, plan.teachers, entry)
@@ -94,8 +82,9 @@ def _claim(plan: BuildPlan, folder: Path) -> None:
             held = json.loads(path.read_bytes())
         except ValueError:
             raise BadZoo(f"{path} is damaged: remove the folder, or give another --out") from None
-        if held != asdict(plan):
-            other = ", ".join(f"{name} {value}" for name, value in held.items() if asdict(plan).get(name) != value)
+        wanted = json.loads(json.dumps(asdict(plan)))
+        if held != wanted:
+            other = ", ".join(f"{name} {value}" for name, value in held.items() if wanted.get(name) != value)
             raise BadZoo(f"{folder} holds another build, of {other}: give another --out, or the same options")
     elif (folder / MANIFEST).exists():
         raise BadZoo(f"{folder} holds a zoo that was not built here: give another --out")
@@ -103,21 +92,19 @@ def _claim(plan: BuildPlan, folder: Path) -> None:
         _write(path, json.dumps(asdict(plan)).encode())
 
 
-def _train_all(
-    plan: BuildPlan, folder: Path, data: Path | None, numbers: list[int], processes: int
-) -> Generator[TeacherEntry]:
+def _train_all(training: Callable[[int], TeacherEntry], numbers: list[int], processes: int) -> Generator[TeacherEntry]:
     if not numbers:
         return
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(min(processes, len(numbers)), mp_context=spawn, initializer=_start_trainer) as pool:
-        running: set[Future[TeacherEntry]] = {pool.submit(train_one, plan, folder, data, number) for number in numbers}
+        running: set[Future[TeacherEntry]] = {pool.submit(training, number) for number in numbers}
         try:
             while running:
                 finished, running = wait(running, return_when="FIRST_COMPLETED")
                 for future in finished:
                     yield future.result()
-        except BaseException:  # do not wait for teachers under way: what is written is whole
+        except BaseException:  # do not wait for teachers under way: their checkpoints are whole
             pool.shutdown(wait=False, cancel_futures=True)
             for trainer in set(multiprocessing.active_children()) - set(others):
                 trainer.terminate()
@@ -140,25 +127,29 @@ def _end_with_builder() -> None:
         os._exit(1)
 
 
-@lru_cache(maxsize=1)
-def _opened(name: str, data: Path | None) -> Dataset:
-    """Opened once a process: reading the images takes seconds."""
-    return open_dataset(name, data)
-
-
-def train_one(plan: BuildPlan, folder: Path, data: Path | None, number: int) -> TeacherEntry:
-    """Train teacher `number` and write its file, then its entry."""
+def train_one(
+    plan: BuildPlan, folder: Path, data: Path | None, number: int, *, device: str = "cpu", compiled: bool = False
+) -> TeacherEntry:
+    """Train teacher `number`, from its checkpoint if there is one, and write its file, then its entry."""
     began = time.monotonic()
-    dataset = _opened(plan.dataset, data)
-    names = dataset.classes(plan.split)
-    classes = plan.classes(number, names)
-    images = dataset.images(plan.split)[[names.index(name) for name in classes]]
+    lesson, seed = plan.lesson(number), plan.seed * 100_003 + number
+    dataset = open_dataset(lesson.dataset, data, side=lesson.side)
+    classes = plan.classes(number, dataset.classes(plan.split))
+    images = dataset.images(plan.split, classes)
+    normalisation = statistics(images) if plan.own_statistics else STUDENT
+    checkpoint = folder / f".{number:02d}.training.safetensors"
+    resumed = checkpoint.exists()
     classifier, accuracy = train_classifier(
         images,
-        config=BackboneConfig.model_validate({"backbone": "conv4", "width": plan.width}),
-        seed=plan.seed * 100_003 + number,
+        config=BackboneConfig(backbone=lesson.backbone, width=plan.width),
+        seed=seed,
         epochs=plan.epochs,
-        flip=plan.flips,
+        patience=plan.patience,
+        normalisation=normalisation,
+        flip=lesson.dataset not in SOURCES or SOURCES[lesson.dataset].mirrors,
+        device=device,
+        compiled=compiled,
+        checkpoint=checkpoint,
     )
     held = save(weights(classifier))
     entry = TeacherEntry(
@@ -166,11 +157,28 @@ def train_one(plan: BuildPlan, folder: Path, data: Path | None, number: int) -> 
         classes=classes,
         held_out_accuracy=round(accuracy, 4),
         sha256=sha256(held).hexdigest(),
-        seconds=round(time.monotonic() - began, 1),
+        seed=seed,
+        seconds=None if resumed else round(time.monotonic() - began, 1),
+        dataset=lesson.dataset,
+        network=Network(
+            backbone=lesson.backbone, width=plan.width, input=classifier.input_shape, normalise=normalisation
+        ),
     )
     _write(folder / entry.file, held)
     _write(_entry_path(folder, number), entry.model_dump_json().encode())
+    checkpoint.unlink(missing_ok=True)
     return entry
+
+
+def statistics(images: Tensor) -> Normalisation:
+    """Mean and standard deviation of each channel of uint8 images (…, 3, h, w), in [0, 1], to four decimals.
+
+    Of a channel that hardly varies the deviation is 0.01: dividing by less would only amplify noise.
+    """
+    pixels = images.double().div(255).movedim(-3, 0).flatten(1)
+    mean = [round(value, 4) for value in pixels.mean(1).tolist()]
+    std = [round(max(value, 0.01), 4) for value in pixels.std(1, correction=0).tolist()]
+    return Normalisation(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
 def _finished(folder: Path, number: int) -> TeacherEntry | None:
@@ -188,20 +196,27 @@ def _finished(folder: Path, number: int) -> TeacherEntry | None:
 
 
 def _write_manifest(plan: BuildPlan, folder: Path) -> Manifest:
-    entries = [_finished(folder, number) for number in range(plan.teachers)]
-    manifest = Manifest(
-        dataset=plan.dataset,
-        split=plan.split,
-        backbone="conv4",
-        width=plan.width,
-        input=(3, 32, 32),  # of every data set that teachers can be made from
-        normalise=STUDENT,
-        seed=plan.seed,
-        training=f"{plan.ways} random classes each, {'flip and ' if plan.flips else ''}shift augmentation, "
-        "AdamW one-cycle; accuracy on a held-out fifth",
-        teachers=[entry for entry in entries if entry is not None],
+    """What all teachers share is said once, at its top; what they do not, in their entries."""
+    entries = [entry for number in range(plan.teachers) if (entry := _finished(folder, number)) is not None]
+    first = entries[0]
+    alike = all(entry.network == first.network for entry in entries)
+    one_source = len(plan.datasets) == 1
+    manifest = Manifest.model_validate(
+        {
+            **(first.network or Network(normalise=STUDENT)).model_dump(),
+            "dataset": plan.datasets[0] if one_source else "several",
+            "split": plan.split,
+            "seed": plan.seed,
+            "training": TRAINING,
+            "teachers": [
+                entry.model_copy(
+                    update=({"network": None} if alike else {}) | ({"dataset": None} if one_source else {})
+                )
+                for entry in entries
+            ],
+        }
     )
-    _write(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
+    _write(folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     for number in range(plan.teachers):
         _entry_path(folder, number).unlink(missing_ok=True)
     return manifest

@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def open_folder(folder: Path, *, unverified: bool = False, policy: str | None = None) -> dict[str, Model]:
-    """Every model of the folder by its name, `{dataset}-{file stem}`, in the manifest's order.
+    """Every model of the folder by its name (`Manifest.model_name`), in the manifest's order.
 
     A teacher without a hash is refused unless `unverified`; one with a hash is always checked. `policy` replaces the
     response policies of the manifest. Raises `BadZoo`.
@@ -60,8 +60,11 @@ def open_folder(folder: Path, *, unverified: bool = False, policy: str | None = 
 
 
 def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) -> Model:
-    if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(".safetensors"):
-        raise BadZoo(f"{entry.file!r} in {folder / MANIFEST}: must be the name of a .safetensors file in the folder")
+    network = manifest.network_of(entry)
+    if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(network.suffix):
+        raise BadZoo(
+            f"{entry.file!r} in {folder / MANIFEST}: must be the name of a {network.suffix} file in the folder"
+        )
     path = folder / entry.file
     try:
         if path.resolve().parent != folder.resolve():
@@ -78,10 +81,10 @@ def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) ->
     try:
         teacher = load_teacher(manifest, entry, held)
         return Model(
-            f"{manifest.dataset}-{path.stem}",
+            manifest.model_name(entry),
             folded(teacher.module),
             entry.classes,
-            manifest.input,
+            network.input,
             policy=policy,
             eight_bit_only=entry.eight_bit_only,
         )

@@ -34,31 +34,63 @@ class Normalisation(Record):
     std: tuple[Positive, Positive, Positive]
 
 
+Side = Annotated[int, Field(ge=1, le=1024)]
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+"""Of files that are whole programs; the others are `.safetensors`, weights of a network that we know."""
+
+
+class Network(Record):
+    """What a teacher's file holds, and what images become before it sees them."""
+
+    backbone: Literal["conv4", "resnet10", "resnet18", "onnx", "torch-export"] = Field(
+        "conv4", description="Its architecture, or the format of a file that brings its own."
+    )
+    width: int = Field(32, ge=1, le=512, description="Channels of the first block; nothing in other formats.")
+    conv_bias: bool = Field(False, description="Conv4 with a bias before each batch norm.")
+    input: tuple[Literal[3], Side, Side] = Field((3, 32, 32), description="(channels, height, width).")
+    normalise: Normalisation
+    answers: Literal["logits", "probabilities"] = Field("logits", description="What the file computes.")
+
+    @property
+    def suffix(self) -> str:
+        """Of its file."""
+        return SUFFIXES.get(self.backbone, ".safetensors")
+
+
 class TeacherEntry(Record):
-    """One teacher of a zoo folder."""
+    """One teacher of a zoo folder. What it leaves null is as the manifest says."""
 
     file: str
     classes: list[str] = Field(min_length=2)
     held_out_accuracy: float | None = Field(None, description="Fraction in [0, 1] on images kept from training.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    seed: int | None = Field(None, description="Of its training.")
     seconds: float | None = Field(None, description="Training time.")
+    dataset: str | None = Field(None, description="Where its classes are from.")
+    network: Network | None = None
+    origin: str | None = Field(None, description="Where an imported file came from.")
     response_policy: ResponsePolicy = Field("probabilities", description="What its answers tell.")
     eight_bit_only: bool = Field(False, description="Takes UINT8 images alone.")
 
 
-class Manifest(Record):
-    """`manifest.json` of a zoo folder: teachers of one architecture and data set, each a safetensors file."""
+class Manifest(Network):
+    """`manifest.json` of a zoo folder: its teachers, a file each, and what they share."""
 
     dataset: str
     split: str = "train"
-    backbone: Literal["conv4"] = "conv4"
-    width: int = Field(32, ge=1, le=512)
-    conv_bias: bool = False
-    input: tuple[int, int, int] = (3, 32, 32)
-    normalise: Normalisation
     seed: int | None = None
     training: str = ""
     teachers: list[TeacherEntry] = Field(min_length=1)
+
+    def network_of(self, entry: TeacherEntry) -> Network:
+        """The entry's own network, or the one that all share."""
+        return entry.network or Network.model_validate(self.model_dump(include=set(Network.model_fields)))
+
+    def model_name(self, entry: TeacherEntry) -> str:
+        """What the teacher is hosted as: `{data set}-{file without its suffix}`."""
+        dataset = (entry.dataset or self.dataset).replace(":", "-")
+        return f"{dataset}-{entry.file.rpartition('.')[0]}"
 
 
 class TensorMetadata(Record):

@@ -25,7 +25,7 @@ raise to stop."""
 BATCH = 64
 SEEN_AT_LEAST = 12_000
 """Images that a training shows by default, repeats counted: about 5 s of a Conv4-32 at 32x32 on one core."""
-EPOCHS = 12
+EPOCHS = 10
 """At least so many by default."""
 
 
@@ -51,7 +51,7 @@ def train_classifier(
 
     Cross-entropy, AdamW on a one-cycle schedule, batches of 64, random flips and shifts. The last `held_out` part of each
     class is never trained on: every second image of it chooses the epoch whose weights are kept (of equals the later one),
-    the others measure them. Where a class has but one such image, it does both. Default epochs: 12, or more where the
+    the others measure them. Where a class has but one such image, it does both. Default epochs: 10, or more where the
     images are few.
 
     images: uint8 (classes, per_class, 3, h, w). Give `flip=False` where a mirrored image is of another class.

@@ -17,7 +17,7 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from contracts.zoo import Manifest, Normalisation, TeacherEntry
+from contracts.zoo import Manifest, Network, Normalisation, TeacherEntry
 from dfml.nets import Classifier, build_classifier, load_weights, weights
 
 CHUNK = 64
@@ -204,21 +204,23 @@ def load_teacher(manifest: Manifest, entry: TeacherEntry, weights: Path | bytes)
     held = weights if isinstance(weights, bytes) else weights.read_bytes()
     if entry.sha256 is not None and hashlib.sha256(held).hexdigest() != entry.sha256:
         raise BadTeacher(f"{entry.file}: its SHA-256 is not the manifest's; get the file again, or build the zoo anew")
-    classifier = classifier_of(manifest, ways=len(entry.classes), generator=torch.Generator().manual_seed(0))
+    network, ways = manifest.network_of(entry), len(entry.classes)
     try:
+        classifier = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
         load_weights(classifier, read_safetensors(held))
     except (SafetensorError, ValueError) as error:
         raise BadTeacher(f"{entry.file}: {error}") from error
-    return ModuleTeacher(classifier, ways=len(entry.classes), input_shape=manifest.input)
+    return ModuleTeacher(classifier, ways=ways, input_shape=network.input)
 
 
-def classifier_of(manifest: Manifest, *, ways: int, generator: torch.Generator) -> Classifier:
-    """An untrained classifier of the manifest's architecture."""
+def classifier_of(network: Network, *, ways: int, generator: torch.Generator) -> Classifier:
+    """An untrained classifier of this architecture. Raises ValueError where its images are too small for it."""
     return build_classifier(
-        manifest.width,
-        manifest.input,
+        network.width,
+        network.input,
         ways,
-        normalisation=manifest.normalise,
-        conv_bias=manifest.conv_bias,
+        backbone=network.backbone,
+        normalisation=network.normalise,
+        conv_bias=network.conv_bias,
         generator=generator,
     )

@@ -29,7 +29,7 @@ class Source:
     """Where a data set comes from.
 
     side: pixels of its images. licence: as its publishers state it. downloads: empty where there is no public URL with a
-    known digest; then `how` says what a person can do.
+    known digest; then `how` says what a person can do. mirrors: whether a mirrored image is of the same class.
     """
 
     side: int
@@ -37,12 +37,15 @@ class Source:
     licence: str
     how: str
     downloads: tuple[Download, ...] = ()
+    mirrors: bool = True
 
 
 _LAKE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 
 SOURCES: dict[str, Source] = {
-    "glyphs": Source(32, "200 drawn classes, made from a seed", "Apache-2.0", "It is drawn: nothing to get."),
+    "glyphs": Source(
+        32, "200 drawn classes, made from a seed", "Apache-2.0", "It is drawn: nothing to get.", mirrors=False
+    ),
     "cifar-fs": Source(
         32,
         "CIFAR-FS, Bertinetto et al. 2019: CIFAR-100 split 64/16/20",
@@ -60,6 +63,7 @@ SOURCES: dict[str, Source] = {
             Download(f"{_LAKE}/images_background.zip", "md5:68d2efa1b9178cc56df9314c21c6e718", "images_background.zip"),
             Download(f"{_LAKE}/images_evaluation.zip", "md5:6b91aef0f799c5bb55b94e3f2daec811", "images_evaluation.zip"),
         ),
+        mirrors=False,
     ),
     "omniglot-small": Source(
         28,
@@ -79,6 +83,7 @@ SOURCES: dict[str, Source] = {
                 "images_background_small2.zip",
             ),
         ),
+        mirrors=False,
     ),
     "mini-imagenet": Source(
         84,

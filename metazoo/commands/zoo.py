@@ -1,21 +1,14 @@
 """`metazoo zoo`: make a zoo of teachers, host it, manage the keys of one that runs."""
 
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from metazoo.commands import zoo_build
 from metazoo.connection import UNREACHABLE, USAGE, AsJson, fail, secret_from
-
-if TYPE_CHECKING:
-    from contracts.zoo import TeacherEntry
 
 app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of a running zoo. Needs its admin key in METAZOO_ZOO_ADMIN_KEY.")
@@ -24,66 +17,7 @@ app.add_typer(keys, name="keys")
 BAD_ZOO = 1  # the folder cannot be built or hosted
 
 
-class DataSet(StrEnum):
-    """What teachers can be trained on."""
-
-    GLYPHS = "glyphs"
-    CIFAR_FS = "cifar-fs"
-
-
-class Split(StrEnum):
-    """Classes that no two splits share."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
-@app.command()
-def build(
-    out: Annotated[Path, typer.Option(help="The zoo folder to make, or to go on with.")],
-    dataset: Annotated[
-        DataSet, typer.Option(help="glyphs is drawn; cifar-fs is looked for in METAZOO_DATA.")
-    ] = DataSet.GLYPHS,
-    teachers: Annotated[int, typer.Option(min=1, max=10_000, help="How many to train.")] = 12,
-    ways: Annotated[int, typer.Option(min=2, help="Classes of each, drawn at random.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="The same seed gives the same zoo.")] = 0,
-    split: Annotated[Split, typer.Option(help="Of the data set.")] = Split.TRAIN,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Default: enough for small images, about 10 s a teacher.", show_default=False),
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Teachers trained at once. Default: one a core.", show_default=False)
-    ] = None,
-) -> None:
-    """Train teachers into a zoo folder. The same command goes on with an interrupted build and leaves a complete one."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    from api_zoo.build import BuildPlan
-    from api_zoo.build import build as make
-    from api_zoo.folder import BadZoo
-    from dfml.datasets import DatasetMissing
-
-    data = os.environ.get("METAZOO_DATA")
-    plan = BuildPlan(dataset.value, split.value, teachers, ways, seed=seed, epochs=epochs)
-    again = "the teachers done are kept: run the same command again to go on"
-    try:
-        with _progress(teachers) as on_teacher:
-            manifest = make(
-                plan,
-                out.absolute(),
-                Path(data) if data else None,
-                processes=processes or os.cpu_count() or 1,
-                on_teacher=on_teacher,
-            )
-    except (BadZoo, DatasetMissing, ValueError) as error:
-        fail(str(error), BAD_ZOO)
-    except BrokenProcessPool:
-        fail(f"a training process was killed, perhaps for want of memory; {again}", BAD_ZOO)
-    except KeyboardInterrupt:
-        fail(f"stopped; {again}", 130)
-    typer.echo(f"{out}: {len(manifest.teachers)} teachers of {manifest.dataset}. Next: metazoo zoo serve {out}")
+app.command()(zoo_build.build)
 
 
 @app.command()
@@ -216,32 +150,6 @@ def _call(url: str, method: str, path: str, body: dict[str, Any] | None = None) 
         return document
     message = document.get("error") if isinstance(document, dict) else None
     fail(str(message or f"{url} answered {answer.status_code}"), UNREACHABLE if answer.status_code == 401 else USAGE)
-
-
-@contextmanager
-def _progress(teachers: int) -> Iterator[Any]:
-    """A bar in a terminal, a line a teacher elsewhere."""
-
-    def told(done: int, entry: "TeacherEntry") -> str:
-        return f"teacher {done}/{teachers}  {entry.file}  {entry.held_out_accuracy or 0:.1%} on held-out images"
-
-    if not sys.stderr.isatty():
-        yield lambda done, _, entry: typer.echo(told(done, entry), err=True)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("training", total=teachers)
-        yield lambda done, _, entry: progress.update(task, completed=done)
 
 
 def _or_dash(value: object) -> str:

@@ -79,10 +79,10 @@ def test_build_tells_a_line_a_teacher_and_what_is_next(tmp_path: Path, monkeypat
     entry = TeacherEntry(file="00.safetensors", classes=["a", "b"], held_out_accuracy=0.875)
     asked = []
 
-    def build(plan, folder, data, *, processes, on_teacher):
-        asked.append((plan, folder, data, processes))
+    def build(plan, folder, data, *, processes, on_teacher, **more):
+        asked.append((plan, folder, data, processes, more))
         on_teacher(1, plan.teachers, entry)
-        return Manifest(dataset=plan.dataset, normalise=STUDENT, teachers=[entry])
+        return Manifest(dataset=plan.datasets[0], normalise=STUDENT, teachers=[entry])
 
     monkeypatch.setattr("api_zoo.build.build", build)
     arguments = ["--dataset", "cifar-fs", "--teachers", 1, "--ways", 2, "--seed", 7, "--epochs", 3, "--processes", 4]
@@ -90,8 +90,9 @@ def test_build_tells_a_line_a_teacher_and_what_is_next(tmp_path: Path, monkeypat
     assert done.exit_code == 0, done.output
     assert "teacher 1/1  00.safetensors  87.5% on held-out images" in done.stderr
     assert f"metazoo zoo serve {tmp_path}" in done.stdout
-    ((plan, folder, data, processes),) = asked
-    assert (plan.dataset, plan.teachers, plan.ways, plan.seed, plan.epochs) == ("cifar-fs", 1, 2, 7, 3)
+    ((plan, folder, data, processes, more),) = asked
+    assert (plan.datasets, plan.teachers, plan.ways, plan.seed, plan.epochs) == (("cifar-fs",), 1, (2,), 7, 3)
+    assert (plan.architectures, more) == (("conv4",), {"device": "cpu", "compiled": False})
     assert (folder, data, processes) == (tmp_path, Path("/data"), 4)
 
 
@@ -100,6 +101,9 @@ def test_build_tells_a_line_a_teacher_and_what_is_next(tmp_path: Path, monkeypat
     [
         (["--dataset", "cifar-fs"], "cifar-fs"),
         (["--ways", 1000], "give 2 to 120"),
+        (["--dataset", "nonsense"], "unknown"),
+        (["--scenario", "mh"], "give --dataset twice"),
+        (["--scenario", "sh", "--dataset", "folder:../x"], "plain name"),
     ],
 )
 def test_build_says_what_it_lacks_in_one_line(tmp_path: Path, arguments: list[object], told: str) -> None:
