@@ -110,6 +110,12 @@ class JobRequest(Input):
     min_apis: int | None = Field(
         None, ge=1, description="Go on while this many APIs answer. Default: half of them, at least one."
     )
+    acquire_deadline: float | None = Field(
+        None,
+        gt=0,
+        le=30 * 86400,
+        description="Seconds after which APIs are asked no more; what they gave by then is learned from. Default: none.",
+    )
     meta_model: BackboneConfig = Field(BackboneConfig(), description="The network to train.")
     evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
     seed: int = Field(

@@ -304,3 +304,6 @@ class BidfMkdOptions(Input):
 
 MethodOptions = PqdOptions
 METHOD_NAMES: tuple[str, ...] = ("pqd",)
+
+LEARN_AS_ANSWERS_COME = frozenset({"pqd"})
+"""Methods that can begin on a part of the answers and take in the others later."""

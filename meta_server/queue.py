@@ -49,6 +49,12 @@ class Queue:
         for role in roles:
             self.send(job_id, role)
 
+    def waiting(self, role: str) -> int:
+        """How many messages wait in the role's queue. Blocks for a moment."""
+        queue = LEARN_QUEUE if role == LEARN else ACQUIRE_QUEUE
+        with self._celery.connection_for_write() as connection, connection.channel() as channel:
+            return int(channel.client.llen(queue))
+
     def close(self) -> None:
         """Close the connections."""
         self._celery.close()

@@ -2,22 +2,26 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
 from client.model import AsyncModel, ModelInfo
 from contracts.jobs import ApiProgress, Phase
 from contracts.meta_models import Evaluation
-from meta_server.store.stored_job import StoredJob
+from meta_server.store.stored_job import LEARN, StoredJob
+from metering.scripts import StoreUnavailable
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info
 from worker.queries import plan_of, queries_of
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
-from worker.watch import Watch
+from worker.watch import Watch, end
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between questions for the metadata
+LOOK_EVERY = 1.0  # seconds between looks at whether the learner is due
 
 
 async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str) -> None:
@@ -81,12 +85,33 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             watch=watch,
             patience=context.patience,
             timeout=context.timeout,
+            deadline=job.deadline(),
         )
         await teacher.resume()
         await teacher.probe(IMAGES)
         await store.phase(job.id, watch.lease, Phase.ACQUIRE)
         await _tell(context, job, api_id, watch, state="acquiring")
-        await teacher.ask()
+        async with _calling_the_learner(context, job, teacher):
+            await teacher.ask()
+
+
+@asynccontextmanager
+async def _calling_the_learner(context: Context, job: StoredJob, teacher: RemoteTeacher) -> AsyncIterator[None]:
+    """Once this API has given half of its part, see again and again whether that makes the learner due."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            with suppress(StoreUnavailable):
+                if 2 * teacher.answered >= len(teacher.indices) and LEARN in (await context.store.load(job.id)).due():
+                    await context.advance(job.id)
+                    return
+
+    looking = asyncio.ensure_future(look())
+    try:
+        yield
+    finally:
+        await end(looking)
 
 
 async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncModel, watch: Watch) -> ModelInfo:
@@ -100,7 +125,7 @@ async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncM
             error: ApiUnavailable | RateLimited = ApiUnavailable(f"no whole answer within {context.timeout:.0f} s")
         except (ApiUnavailable, RateLimited) as unavailable:
             error = unavailable
-        if time.monotonic() + pause - since > context.patience:
+        if time.monotonic() + pause - since > context.patience or time.time() > job.deadline():
             raise error
         if pause == FIRST_PAUSE:
             message = f"the API does not answer; trying for {context.patience:.0f} s: {error}"

@@ -1,5 +1,6 @@
 """What a task works with, passed in whole: stores, queue, the way out, and the word to stop."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,12 +46,13 @@ class Context:
     async def advance(self, job_id: str) -> None:
         """What follows from where the job stands: training, its failure, or its end if it was cancelled."""
         job = await self.store.load(job_id)
-        if not job.due():
+        due = job.due()
+        if not due:
             await self.store.close(job_id)
         elif error := job.too_few():
             await self.store.fail(job_id, error)
-        elif job.due() == [LEARN]:
-            self.queue.learn(job_id)
+        elif due == [LEARN] or (LEARN in due and await self.store.first_sent(job_id, LEARN)):
+            await asyncio.to_thread(self.queue.learn, job_id)
 
 
 @asynccontextmanager

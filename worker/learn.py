@@ -25,16 +25,14 @@ from contracts.meta_models import Evaluation, MetaModel, Score
 from dfml import io, tasks
 from dfml.datasets import Dataset, DatasetMissing, open_dataset
 from dfml.evaluate import evaluate, evaluate_random
-from dfml.memory import Answers
 from dfml.methods import METHODS
 from dfml.nets import Backbone, build, load_weights, weights
 from meta_server.store import ids
 from meta_server.store.stored_job import StoredJob
-from metering.ledger import Outcome, Settled
 from metering.records import MoveRefused
+from worker.arrivals import Arrivals, GaveWay
 from worker.context import Context
 from worker.failures import JobFault
-from worker.queries import plan_of, queries_of
 from worker.watch import Stopped, Watch, end, why
 
 REPORT_EVERY = 1.0  # seconds
@@ -47,7 +45,10 @@ async def learn(context: Context, job: StoredJob, watch: Watch) -> None:
     if job.input_shape is None:
         raise _fault("no_answers", "no API answered anything: see the job's events")
     dataset = await asyncio.to_thread(_dataset, context.data, job.request.evaluation, job.input_shape)
-    backbone, metrics = await _trained(context, job, job.input_shape, watch)
+    try:
+        backbone, metrics = await _trained(context, job, job.input_shape, watch)
+    except GaveWay:
+        return
     score, random_score = await _evaluated(context, job, backbone, dataset, watch)
     await _publish(context, job, backbone, metrics, score, random_score, watch)
 
@@ -83,17 +84,18 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
         return backbone.eval(), kept["metrics"]
 
     await context.store.phase(job.id, watch.lease, Phase.META_TRAIN)
-    settled = await context.store.ledger(job.id).settled()
+    arrivals = Arrivals(context, job, watch)
     async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
-
-        def train() -> tuple[Backbone, dict[str, float]]:
-            answers = _answers(context, job, shape, settled)
-            done = METHODS[request.method.name].distil(
-                answers, config, request.method, seed=request.seed, device=_device(), on_step=report.step
-            )
-            return done.backbone.cpu(), done.metrics
-
         try:
+            answers = await arrivals.begin()
+            more = {"more": arrivals.more} if arrivals.early else {}
+
+            def train() -> tuple[Backbone, dict[str, float]]:
+                done = METHODS[request.method.name].distil(
+                    answers, config, request.method, seed=request.seed, device=_device(), on_step=report.step, **more
+                )
+                return done.backbone.cpu(), done.metrics
+
             backbone, metrics = await asyncio.to_thread(train)
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
@@ -101,27 +103,6 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
     await asyncio.to_thread(context.artifacts.write, path, to_safetensors(weights(backbone)))
     await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
     return backbone, metrics
-
-
-def _answers(context: Context, job: StoredJob, shape: Shape, settled: list[Settled]) -> Answers:
-    """Every confirmed answer of the APIs that were kept, on the pool's images."""
-    images = torch.from_numpy(queries_of(job.request, shape).images(range(plan_of(job.request).images)))
-    apis = job.finished("done")
-    probabilities: list[torch.Tensor] = []
-    asked = torch.zeros(len(images), len(apis), dtype=torch.bool)
-    for column, api in enumerate(apis):
-        rows: list[dict[str, torch.Tensor]] = [
-            from_safetensors(context.artifacts.read(one.path))
-            for one in settled
-            if one.chunk.api == api and one.outcome is Outcome.CONFIRMED and one.path is not None
-        ]
-        ways = rows[0]["probabilities"].shape[1] if rows else 2
-        answered = torch.zeros(len(images), ways)
-        for row in rows:
-            answered[row["indices"]] = row["probabilities"]
-            asked[row["indices"], column] = True
-        probabilities.append(answered)
-    return Answers(images=images, probabilities=probabilities, asked=asked)
 
 
 async def _evaluated(
@@ -179,6 +160,7 @@ async def _publish(
     watch.check()
     await context.store.phase(job.id, watch.lease, Phase.PUBLISH)
     request = job.request
+    job = await context.store.load(job.id)  # with all that came while it was learned from
     spent = await context.store.ledger(job.id).state()
     told: dict[str, Any] = {
         "name": request.name or job.id,

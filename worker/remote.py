@@ -8,6 +8,7 @@ as unconfirmed: counted as spent, never sent again.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ class Enough(Exception):
 class RemoteTeacher:
     """One API as the worker asks it. `indices` are the pool images planned for it, ascending.
 
-    `answered` counts images whose answer is stored, over all attempts at the job.
+    After `deadline`, in seconds since the epoch, nothing new is asked. `answered` counts images whose answer is stored,
+    over all attempts at the job.
     """
 
     job_id: str
@@ -72,6 +74,7 @@ class RemoteTeacher:
     watch: Watch
     patience: float
     timeout: float
+    deadline: float = math.inf
     answered: int = 0
     largest: int = field(init=False)
     _todo: Todo = field(init=False)
@@ -84,7 +87,7 @@ class RemoteTeacher:
     def __post_init__(self) -> None:
         self.largest = min(self.info.max_images or CHUNK, LARGEST_CHUNK)
         self._todo = Todo(len(self.indices))
-        self._pacer = Pacer(self.watch.sleep)
+        self._pacer = Pacer(self._sleep)
 
     @property
     def left(self) -> int:
@@ -159,6 +162,7 @@ class RemoteTeacher:
     async def _ask(self, start: int, stop: int) -> None:
         """Ask about the places from `start` to `stop`, which were taken."""
         self.watch.check()
+        self._look_at_the_clock()
         body, headers, chunk = await self._prepare(start, stop, number=self._next_number())
         turn = await self._pacer.turn(chunk.images)
         try:
@@ -196,7 +200,11 @@ class RemoteTeacher:
         if self.info.idempotency and time.time() - hold.since < REPLAY_SECONDS and chunk.stop <= len(self.indices):
             body, headers, again = await self._prepare(chunk.start, chunk.stop, number=chunk.number)
             if again.digest == chunk.digest:
-                turn = await self._pacer.turn(chunk.images)
+                try:
+                    turn = await self._pacer.turn(chunk.images)
+                except Enough:
+                    await self._settle(chunk, Outcome.UNCONFIRMED)
+                    raise
                 await self._send(chunk, body, headers, turn, maybe_sent=True)
                 return
         await self._settle(chunk, Outcome.UNCONFIRMED)
@@ -244,12 +252,24 @@ class RemoteTeacher:
                 if isinstance(refused, RateLimited):
                     self._pacer.hold_off(wait)  # the others too: they would be refused as well
                 else:
-                    await self.watch.sleep(wait * (1 + random() / 4))
+                    await self._sleep(wait * (1 + random() / 4))
                 turn = await self._pacer.turn(chunk.images)
+            except Enough:
+                await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
+                raise
             except Stopped as stopped:
                 if stopped.why is Why.ENDED or (stopped.why is Why.PAUSED and not maybe_sent):
                     await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
                 raise
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but not past the deadline. Raises `Enough` then, and `Stopped`."""
+        await self.watch.sleep(min(seconds, max(0.0, self.deadline - time.time())))
+        self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        if time.time() > self.deadline:
+            raise Enough("the job's deadline for asking has passed")
 
     async def _infer(self, body: bytes, headers: dict[str, str], key: str | None) -> Answer:
         """One attempt, bounded as a whole: an API that drips bytes is as good as gone."""

@@ -35,6 +35,12 @@ from dfml.teachers import Teacher
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
 
+More = Callable[[int, int], Answers | None]
+"""Called before each step with (steps done, steps in all): all answers there are by now if more have come, else None.
+
+APIs already there keep their places; new ones come behind them. It may wait, and it may raise to stop.
+"""
+
 
 @dataclass(frozen=True)
 class Distilled:
@@ -98,37 +104,41 @@ def distil(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    more: More | None = None,
 ) -> Distilled:
     """Learn all answers jointly: AdamW on a one-cycle schedule, the labels of an image reused under flips and shifts.
 
     Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
     term before its weight. The same seed, answers, device and number of threads
-    give the same weights.
+    give the same weights. With `more`, learning begins on a part of the answers: the number of steps is that of the whole pool,
+    and the weights depend on what came before which step.
     Raises ValueError where fewer than two images were answered by anyone.
     """
-    kept = answers.asked.any(1)
-    images = answers.images[kept].to(device)
-    if len(images) < 2:
-        raise ValueError(f"{len(images)} images were answered, at least two are needed: raise the budget")
-    targets = _targets(answers, kept, options, torch.device(device))
+    device = torch.device(device)
+    learned = _learned(answers, options, device)
     generator = torch.Generator().manual_seed(seed)
-    _, channels, height, width = images.shape
+    _, channels, height, width = learned.images.shape
     backbone = build(config, (channels, height, width), generator=generator).to(device).train()
     head = _head(backbone.dim, sum(answers.ways), generator).to(device)
 
-    steps = options.steps if options.steps is not None else default_steps(len(images))
+    pool = len(learned.images) if more is None else len(answers.images)
+    steps = options.steps if options.steps is not None else default_steps(pool)
     rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
-    batch = min(options.batch, len(images))
     parameters = [*backbone.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     order, history = torch.empty(0, dtype=torch.int64), []
     for step in range(steps):
+        if more is not None and (grown := more(step, steps)) is not None:
+            learned = _learned(grown, options, device)
+            _widen(head, sum(grown.ways), optimiser, generator)
+            order = torch.empty(0, dtype=torch.int64)
+        batch = min(options.batch, len(learned.images))
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
-            order = torch.randperm(len(images), generator=generator)
+            order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
-        features = backbone(augment(images[chosen], flip=options.flip, shift=options.shift, generator=generator))
-        answer_loss, relation_loss = losses(features, head, targets, chosen, answers.ways)
+        shown = augment(learned.images[chosen], flip=options.flip, shift=options.shift, generator=generator)
+        answer_loss, relation_loss = losses(backbone(shown), head, learned.targets, chosen, learned.ways)
         loss = answer_loss + options.relation * relation_loss
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -140,6 +150,23 @@ def distil(
             on_step(step + 1, steps, metrics)
     last = history[-max(1, steps // 10) :]
     return Distilled(backbone.eval(), head, {name: sum(row[name] for row in last) / len(last) for name in last[0]})
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What is learned from: the images that anyone answered, uint8 (n, 3, h, w), and what they are to give."""
+
+    images: Tensor
+    targets: _Targets
+    ways: Sequence[int]
+
+
+def _learned(answers: Answers, options: PqdOptions, device: torch.device) -> _Learned:
+    kept = answers.asked.any(1)
+    images = answers.images[kept].to(device)
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images were answered, at least two are needed: raise the budget")
+    return _Learned(images, _targets(answers, kept, options, device), answers.ways)
 
 
 def losses(
@@ -194,3 +221,22 @@ def _head(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     nn.init.uniform_(head.weight, -bound, bound, generator=generator)
     nn.init.uniform_(head.bias, -bound, bound, generator=generator)
     return head
+
+
+def _widen(head: nn.Linear, outputs: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    """Give a head in training more outputs: those it has stay, with what the optimiser remembers of them."""
+    more = outputs - head.out_features
+    if not more:
+        return
+    added = _head(head.in_features, more, generator)
+    for name, new in added.named_parameters():
+        old: nn.Parameter = getattr(head, name)
+        wider = nn.Parameter(torch.cat([old.detach(), new.detach().to(old.device)]))
+        setattr(head, name, wider)
+        for group in optimiser.param_groups:
+            group["params"] = [wider if parameter is old else parameter for parameter in group["params"]]
+        optimiser.state[wider] = {
+            what: torch.cat([value, value.new_zeros(new.shape)]) if value.shape == old.shape else value
+            for what, value in optimiser.state.pop(old, {}).items()
+        }
+    head.out_features = outputs

@@ -1,6 +1,7 @@
 """Jobs in Redis: their records, budgets, and the roles that work on them. What they tell is in `events`."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -327,10 +328,16 @@ class JobStore:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hgetall(keys.job(job_id, "record"))
                 pipe.hgetall(keys.job(job_id, "apis"))
-                record, apis = map(text, await pipe.execute())
+                pipe.hgetall(keys.job(job_id, "budget"))
+                record, apis, budget = map(text, await pipe.execute())
         if not record:
             raise _not_found(job_id)
-        return stored_job(job_id, record, apis)
+        return stored_job(job_id, record, apis, budget)
+
+    async def first_sent(self, job_id: str, role: str) -> bool:
+        """Note that a role's message is about to be sent; False when one was before. Raises `StoreUnavailable`."""
+        with store_errors():
+            return bool(await self._redis.hsetnx(keys.job(job_id, "sent"), role, json.dumps([0, time.time()])))
 
     async def api_key(self, job_id: str, api_id: str) -> SecretStr | None:
         """The key to send to an API. Raises `BadSecretKey`, `StoreUnavailable`."""

@@ -1,8 +1,10 @@
 """A job as Redis holds it in hashes of text: what of it a worker reads, and what the service tells."""
 
 import json
+import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +20,12 @@ from contracts.jobs import (
     Progress,
 )
 from contracts.meta_models import Score
+from contracts.methods import LEARN_AS_ANSWERS_COME
 from metering.scripts import MICROSECONDS
 
 LEARN = "learn"
+EARLY_AFTER = 60.0  # seconds of a job in which its learner waits for all answers: then it takes those that are there
+LATE = "late"  # the checkpoint that says so: the learner had to give way, and waits for all answers
 PHASES = tuple(Phase)
 
 
@@ -39,6 +44,8 @@ class StoredJob:
     input_shape: tuple[int, int, int] | None  # of the first API that told it
     apis: dict[str, ApiProgress]  # by API id; `answered` is not filled in
     checkpoints: dict[str, str]  # name -> where it lies in the artefact store
+    started: float | None = None  # when a worker first began, in seconds since the epoch
+    answered: dict[str, int] = field(default_factory=dict)  # images answered and stored, by API id
 
     def spec(self, api_id: str) -> ApiSpec:
         """The API's part of the request; its key is masked."""
@@ -48,12 +55,37 @@ class StoredJob:
         """Ids of the APIs in `state` (`done` or `dropped`)."""
         return [api for api, progress in self.apis.items() if progress.state == state]
 
-    def due(self) -> list[str]:
-        """Roles whose work is not finished. The learner begins once every API is done or dropped."""
+    def waiting(self) -> list[str]:
+        """Ids of the APIs that are neither done nor dropped."""
+        return [api for api, progress in self.apis.items() if progress.state not in ("done", "dropped")]
+
+    def due(self, now: float | None = None) -> list[str]:
+        """Roles whose work is not finished, at `now` in seconds since the epoch (default: now).
+
+        The learner begins once every API is done or dropped; in a job that takes long, once `min_apis` APIs have given half of
+        what is planned.
+        """
         if self.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
             return []
-        waiting = [api for api, progress in self.apis.items() if progress.state not in ("done", "dropped")]
-        return [acquire_role(api) for api in waiting] or [LEARN]
+        waiting = self.waiting()
+        early = [LEARN] if waiting and self._learns_early(time.time() if now is None else now) else []
+        return [acquire_role(api) for api in waiting] + early or [LEARN]
+
+    def _learns_early(self, now: float) -> bool:
+        if self.request.method.name not in LEARN_AS_ANSWERS_COME or self.started is None or LATE in self.checkpoints:
+            return False
+        halves = sum(
+            progress.state == "done" or 0 < progress.planned <= 2 * self.answered.get(api, 0)
+            for api, progress in self.apis.items()
+            if progress.state != "dropped"
+        )
+        return now - self.started >= EARLY_AFTER and halves >= self.request.least_apis
+
+    def deadline(self) -> float:
+        """When APIs are asked no more, in seconds since the epoch."""
+        if self.started is None or self.request.acquire_deadline is None:
+            return math.inf
+        return self.started + self.request.acquire_deadline
 
     def too_few(self) -> JobError | None:
         """Why the job cannot go on: fewer APIs are left than it needs. None while enough are."""
@@ -66,7 +98,9 @@ class StoredJob:
         return JobError(code="too_few_apis", message=message, param="apis")
 
 
-def stored_job(job_id: str, record: Mapping[str, str], apis: Mapping[str, str]) -> StoredJob:
+def stored_job(
+    job_id: str, record: Mapping[str, str], apis: Mapping[str, str], budget: Mapping[str, str] | None = None
+) -> StoredJob:
     """The hashes of a job as a worker reads them."""
     shape = record.get("input_shape")
     return StoredJob(
@@ -76,6 +110,8 @@ def stored_job(job_id: str, record: Mapping[str, str], apis: Mapping[str, str]) 
         input_shape=tuple(json.loads(shape)) if shape else None,
         apis={api: ApiProgress.model_validate_json(apis[api]) for api in _in_order(apis)},
         checkpoints=_part(record, "checkpoint:"),
+        started=int(record["started"]) / MICROSECONDS if "started" in record else None,
+        answered={api: int(images) for api, images in _part(budget or {}, "confirmed:").items()},
     )
 
 
@@ -137,7 +173,12 @@ def _fractions(record: Mapping[str, str], per_api: Mapping[str, ApiProgress]) ->
     fractions = {phase: told.get(phase, counted.get(phase, 0.0)) for phase in PHASES[: PHASES.index(started[-1]) + 1]}
     learning = started[-1] not in (Phase.PROBE, Phase.ACQUIRE)
     if learning:
-        fractions |= dict.fromkeys(PHASES[: PHASES.index(started[-1])], 1.0)
+        acquired = all(api.state in ("done", "dropped") for api in apis)  # a learner may begin before
+        fractions |= {
+            phase: 1.0
+            for phase in PHASES[: PHASES.index(started[-1])]
+            if acquired or phase not in (Phase.PROBE, Phase.ACQUIRE)
+        }
     return dict.fromkeys(fractions, 1.0) if record["status"] == JobStatus.SUCCEEDED else fractions
 
 

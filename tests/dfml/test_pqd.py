@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,32 @@ def test_an_api_that_never_answered_is_no_obstacle(
     held = [p if api != 1 else torch.zeros_like(p) for api, p in enumerate(answers.probabilities)]
     result = pqd.distil(Answers(answers.images, held, asked), tiny, FEW, seed=0)
     assert np.isfinite(result.metrics["loss"])
+
+
+def test_answers_that_come_later_are_taken_in(
+    teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
+) -> None:
+    planned = plan(FEW, queries=90, queries_per_api=None, apis=3, seed=0)
+    whole = pqd.ask(teachers, images[: planned.images], planned)
+    asked = whole.asked[:, [2, 0]]
+    asked[::2] = False
+    part = Answers(whole.images, [whole.probabilities[2], whole.probabilities[0]], asked)
+    order = [2, 0, 1]  # those that came first keep their places
+    later = Answers(whole.images, [whole.probabilities[api] for api in order], whole.asked[:, order])
+
+    def run(more: Any) -> pqd.Distilled:
+        return pqd.distil(part, tiny, FEW, seed=0, more=more)
+
+    one, two = (run(lambda step, _: later if step == 2 else None) for _ in range(2))
+    never, sooner = run(lambda *_: None), run(lambda step, _: later if step == 1 else None)
+    first, second = weights(one.backbone), weights(two.backbone)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (one.head.out_features, never.head.out_features) == (sum(whole.ways), sum(part.ways))
+    assert one.head.weight.shape == (sum(whole.ways), one.backbone.dim)
+    for other in (never, sooner):
+        assert not torch.equal(
+            weights(one.backbone)["blocks.0.conv.weight"], weights(other.backbone)["blocks.0.conv.weight"]
+        )
 
 
 def test_progress_is_reported_and_can_stop(teachers: list[ModuleTeacher], tiny: BackboneConfig) -> None:

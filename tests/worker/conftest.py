@@ -142,12 +142,16 @@ class FakeQueue:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
+        self.others = 0  # messages that wait for the same workers
 
     def send(self, job_id: str, role: str) -> None:
         self.sent.append((job_id, role))
 
     def learn(self, job_id: str) -> None:
         self.send(job_id, LEARN)
+
+    def waiting(self, role: str) -> int:
+        return self.others
 
 
 async def public(host: str, port: int) -> list[str]:
