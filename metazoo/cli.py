@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts.problems import faults
-from metazoo.commands import data, demo, job_records, jobs, models, server, up, worker, zoo
+from metazoo.commands import adapted, data, demo, job_records, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
@@ -40,6 +40,7 @@ app.command("worker")(worker.worker)
 jobs.app.add_typer(job_records.app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(adapted.app, name="adapted")
 
 
 def _show_version(wanted: bool) -> None:

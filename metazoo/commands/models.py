@@ -1,13 +1,14 @@
 """`metazoo models`: the meta-models of a running server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
 
 if TYPE_CHECKING:
+    from contracts.adaptation import PredictResponse
     from contracts.meta_models import MetaModel
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -15,6 +16,10 @@ IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 app = typer.Typer(no_args_is_help=True, help="Meta-models: find, download, let them learn a new task.")
 
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id.")]
+Support = Annotated[Path, typer.Option(help="A folder of labelled images: FOLDER/LABEL/image.png.")]
+Method = Annotated[str, typer.Option(help="logistic, prototypes or fine-tune.")]
+Calibrate = Annotated[bool, typer.Option("--calibrate", help="Calibrate the features by ICFIL first.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of fine-tuning.")]
 
 
 @app.command("list")
@@ -100,24 +105,72 @@ def download(
 def predict(
     model_id: ModelId,
     query: Annotated[list[Path], typer.Argument(help="Images to label, or folders of them.")],
-    support: Annotated[Path, typer.Option(help="A folder of labelled images: FOLDER/LABEL/image.png.")],
-    method: Annotated[str, typer.Option(help="logistic, prototypes or fine-tune.")] = "logistic",
+    support: Support,
+    method: Method = "logistic",
+    calibrate: Calibrate = False,
+    steps: Steps = None,
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task from a few labelled images and label others."""
+    labelled, asked = labelled_images(support), images_of(query)
+    with connected(url, api_key_env, ready_file) as metazoo:
+        answer = metazoo.meta_models.predict(
+            model_id, support=labelled, query=asked, **_options(method, calibrate, steps)
+        )
+    show_predictions(asked, answer, as_json=as_json)
+
+
+@app.command()
+def adapt(
+    model_id: ModelId,
+    support: Support,
+    method: Method = "logistic",
+    calibrate: Calibrate = False,
+    steps: Steps = None,
+    name: Annotated[str | None, typer.Option(help="To find it by.")] = None,
+    ttl: Annotated[int | None, typer.Option(help="Seconds for which it is served. Default: a day.")] = None,
+    keep_support: Annotated[bool, typer.Option(help="Keep the labelled images beside it.")] = False,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a task from a few labelled images, and serve what was learned as an API for a while."""
+    options = _options(method, calibrate, steps) | {"keep_support": keep_support}
+    options |= {key: value for key, value in {"name": name, "ttl": ttl}.items() if value is not None}
+    labelled = labelled_images(support)
+    with connected(url, api_key_env, ready_file) as metazoo:
+        model = metazoo.meta_models.adapt(model_id, support=labelled, **options)
+    typer.echo(model.model_dump_json() if as_json else model.id)
+
+
+def _options(method: str, calibrate: bool, steps: int | None) -> Any:
+    """As the server takes them: it knows which methods there are."""
+    return {"method": method} | ({"calibration": {}} if calibrate else {}) | ({} if steps is None else {"steps": steps})
+
+
+def labelled_images(support: Path) -> list[tuple[Path, str]]:
+    """The images in a folder of folders, each with the name of its folder."""
     labelled = [(image, image.parent.name) for image in _images(support, deep=True)]
-    asked = [image for path in query for image in (_images(path) if path.is_dir() else [path])]
     if not labelled:
         fail(f"{support} holds no images: put them in {support}/LABEL/image.png", USAGE)
+    return labelled
+
+
+def images_of(paths: list[Path]) -> list[Path]:
+    """The images named, and those in the folders named."""
+    asked = [image for path in paths for image in (_images(path) if path.is_dir() else [path])]
     if not asked:
-        fail(f"{', '.join(map(str, query))}: no images to label (PNG, JPEG or WebP)", USAGE)
-    with connected(url, api_key_env, ready_file) as metazoo:
-        # what the server knows is which methods there are
-        answer = metazoo.meta_models.predict(model_id, support=labelled, query=asked, method=method)  # type: ignore[arg-type]
-    rows = list(zip(asked, answer.predictions, strict=True))
+        fail(f"{', '.join(map(str, paths))}: no images to label (PNG, JPEG or WebP)", USAGE)
+    return asked
+
+
+def show_predictions(images: list[Path], answer: "PredictResponse", *, as_json: bool) -> None:
+    """A line an image: path, label, probability."""
+    rows = list(zip(images, answer.predictions, strict=True))
     if as_json:
         import json
 

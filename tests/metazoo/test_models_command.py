@@ -9,7 +9,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from contracts.adaptation import AdaptedModel
 from contracts.meta_models import BackboneConfig, MetaModel, Score
+from metazoo.commands import adapted
 from metazoo.commands.models import app
 
 HERE = ("--url", "http://server.test")
@@ -118,3 +120,86 @@ def test_a_missing_image_is_named(command: Any, images: Path) -> None:
     ran = command(app, Server(), "predict", "mm_1", images / "none.png", "--support", images / "support", *HERE)
     assert ran.exit_code == 2
     assert "none.png cannot be read" in ran.stderr
+
+
+class Served:
+    """A server with one adapted model."""
+
+    model = AdaptedModel(
+        id="am_1",
+        name="pets",
+        meta_model="mm_1",
+        method="logistic",
+        calibrated=True,
+        seed=0,
+        labels=["blue", "red"],
+        shots={"blue": 1, "red": 2},
+        input_shape=(3, 8, 8),
+        support_kept=False,
+        bytes=100,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()},
+        path="/v2/models/am_1",
+        created_at="2026-01-01T00:00:00Z",
+        expires_at="2026-01-02T00:00:00Z",
+        answered=3,
+    ).model_dump(mode="json")
+
+    def __init__(self) -> None:
+        self.sent: dict[str, Any] = {}
+        self.deleted = False
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        match request.method, request.url.path.split("/")[2:]:
+            case "POST", ["meta-models", "mm_1", "adapt"]:
+                self.sent = json.loads(request.content)
+                return httpx.Response(201, json=self.model)
+            case "GET", ["adapted-models"]:
+                return httpx.Response(200, json={"items": [self.model], "next": None})
+            case "GET", ["adapted-models", "am_1"]:
+                return httpx.Response(200, json=self.model)
+            case "GET", ["adapted-models", "am_1", "files", name]:
+                return httpx.Response(200, content=FILES[name])
+            case "DELETE", ["adapted-models", "am_1"]:
+                self.deleted = True
+                return httpx.Response(204)
+            case "GET", ["models", "am_1"]:
+                image = {"name": "images", "datatype": "UINT8", "shape": [-1, 3, 8, 8]}
+                scores = {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}
+                told = {
+                    "name": "am_1",
+                    "inputs": [image],
+                    "outputs": [scores],
+                    "parameters": {"labels": ["blue", "red"]},
+                }
+                return httpx.Response(200, json=told)
+            case "POST", ["models", "am_1", "infer"]:
+                scores = {"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [0.2, 0.8, 0.6, 0.4]}
+                return httpx.Response(200, json={"model_name": "am_1", "outputs": [scores]})
+        return httpx.Response(200, json={"name": "x", "version": "1", "extensions": []})
+
+
+def test_adapt_from_a_folder(command: Any, images: Path) -> None:
+    server = Served()
+    arguments = ("adapt", "mm_1", "--support", images / "support", "--ttl", "60", "--name", "pets", *HERE)
+    ran = command(app, server, *arguments, "--method", "prototypes", "--calibrate", "--steps", "3")
+    assert (ran.exit_code, ran.stdout) == (0, "am_1\n")
+    assert server.sent["support"].pop("labels") == ["blue", "red", "red"]
+    server.sent.pop("support")
+    assert server.sent == {
+        "method": "prototypes", "calibration": {}, "steps": 3, "ttl": 60, "name": "pets", "keep_support": False,
+    }  # fmt: skip
+    assert json.loads(command(app, server, *arguments, "--json").stdout)["path"] == "/v2/models/am_1"
+
+
+def test_adapted_models(command: Any, images: Path) -> None:
+    server = Served()
+    assert "logistic, calibrated" in command(adapted.app, server, "list", *HERE).stdout
+    assert json.loads(command(adapted.app, server, "list", "--json", *HERE).stdout)["items"] == [server.model]
+    assert "blue (1), red (2)" in command(adapted.app, server, "show", "am_1", *HERE).stdout
+    assert json.loads(command(adapted.app, server, "show", "am_1", "--json", *HERE).stdout) == server.model
+    labelled = command(adapted.app, server, "predict", "am_1", images / "query", *HERE).stdout
+    assert [line.split("\t")[1:] for line in labelled.splitlines()] == [["red", "80.0%"], ["blue", "60.0%"]]
+    assert command(adapted.app, server, "download", "am_1", images / "got", *HERE).exit_code == 0
+    assert {path.name: path.read_bytes() for path in (images / "got").iterdir()} == FILES
+    assert command(adapted.app, server, "delete", "am_1", *HERE).stdout == "am_1 ended\n"
+    assert server.deleted

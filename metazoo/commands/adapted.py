@@ -1,0 +1,110 @@
+"""`metazoo adapted`: the adapted models of a running server; `metazoo models adapt` makes them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metazoo.commands.models import images_of, show_predictions
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+
+app = typer.Typer(
+    no_args_is_help=True, help="Adapted models: list, ask, download, end. `metazoo models adapt` makes them."
+)
+
+AdaptedId = Annotated[str, typer.Argument(metavar="ADAPTED", help="The adapted model's id.")]
+
+
+@app.command("list")
+def list_adapted(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most adapted models.")] = 20,
+    after: Annotated[str | None, typer.Option(help="From the one after this: `next` of the page before.")] = None,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Those served now, newest first."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        page = metazoo.adapted_models.list(after=after, limit=limit)
+    if as_json:
+        typer.echo(page.model_dump_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("adapted model", "name", "method", "classes", "ends", "answered", box=None)
+    for model in page.items:
+        method = model.method + (", calibrated" if model.calibrated else "")
+        ends = f"{model.expires_at.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(model.id, model.name or "", method, str(len(model.labels)), ends, str(model.answered))
+    Console().print(table)
+    if page.next is not None:
+        typer.echo(f"more: metazoo adapted list --after {page.next}")
+
+
+@app.command()
+def show(
+    adapted_id: AdaptedId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is known of one."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        model = metazoo.adapted_models.retrieve(adapted_id)
+    if as_json:
+        typer.echo(model.model_dump_json())
+        return
+    rows = {
+        "name": model.name or "",
+        "from": model.meta_model,
+        "method": model.method + (", calibrated" if model.calibrated else ""),
+        "learned": ", ".join(f"{label} ({count})" for label, count in model.shots.items()),
+        "asked at": model.path,
+        "ends": f"{model.expires_at.astimezone():%Y-%m-%d %H:%M:%S}",
+        "answered": f"{model.answered} images",
+    }
+    typer.echo("\n".join([model.id, *(f"  {name:<9} {value}" for name, value in rows.items())]))
+
+
+@app.command()
+def predict(
+    adapted_id: AdaptedId,
+    query: Annotated[list[Path], typer.Argument(help="Images to label, or folders of them.")],
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label images."""
+    asked = images_of(query)
+    with connected(url, api_key_env, ready_file) as metazoo:
+        answer = metazoo.adapted_models.predict(adapted_id, asked)
+    show_predictions(asked, answer, as_json=as_json)
+
+
+@app.command()
+def download(
+    adapted_id: AdaptedId,
+    folder: Annotated[Path, typer.Argument(help="Where to put its files; made if need be.")],
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+) -> None:
+    """Download its files; each is checked by its SHA-256."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        try:
+            metazoo.adapted_models.download(adapted_id, folder)
+        except OSError as error:
+            fail(f"{error.filename or folder}: {error.strerror}", USAGE)
+    typer.echo(str(folder))
+
+
+@app.command()
+def delete(adapted_id: AdaptedId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+    """End one now."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        metazoo.adapted_models.delete(adapted_id)
+    typer.echo(f"{adapted_id} ended")
