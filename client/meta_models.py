@@ -5,17 +5,18 @@ import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 from urllib.parse import quote
 
 import anyio
 
 from client._download import download
-from client._flow import AsyncDriver, Driver, Flow, Request, call
+from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
 from client._images import Image, to_files
 from contracts.adaptation import AdaptedModel, Calibration, Method, PredictResponse
-from contracts.meta_models import MetaModel, MetaModelPage
+from contracts.meta_models import Comparison, Evaluation, MetaModel, MetaModelPage
 
+Head = Literal["logistic", "prototypes"]
 Support = Iterable[tuple[Image, str]]
 """Images with their labels. An image is a path, the bytes of an image file, a PIL image or an array."""
 
@@ -59,6 +60,47 @@ class MetaModels:
         """
         return self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
 
+    def archive(self, meta_model_id: str, file: str | os.PathLike[str]) -> Path:
+        """Put all of the meta-model's files into one zip at `file`; returns it."""
+        return self._driver.run(_archive(meta_model_id, Path(file), self._driver.retries))
+
+    def edit(
+        self,
+        meta_model_id: str,
+        *,
+        name: str | None = None,
+        tags: Iterable[str] | None = None,
+        notes: str | None = None,
+    ) -> MetaModel:
+        """Change its name, tags or notes; what is not given stays.
+
+        metazoo.meta_models.edit(id, tags=["best"], notes="five APIs of animals")
+        """
+        return self._driver.call(_edit(meta_model_id, name, tags, notes), MetaModel)
+
+    def delete(self, meta_model_id: str) -> None:
+        """Delete it; `restore` brings it back. Raises `NotFound`, also when it was deleted before."""
+        self._driver.run(retried(Request("DELETE", _path(meta_model_id)), retries=self._driver.retries))
+
+    def restore(self, meta_model_id: str) -> MetaModel:
+        """Bring a deleted one back."""
+        return self._driver.call(Request("POST", f"{_path(meta_model_id)}/restore"), MetaModel)
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        evaluation: Evaluation | Mapping[str, Any] | None = None,
+        head: Head = "logistic",
+    ) -> Comparison:
+        """Measure two meta-models on the same episodes.
+
+        told = metazoo.meta_models.compare(old, new, evaluation={"dataset": "glyphs", "shots": [1]})
+        told.difference.accuracy["1"], told.difference.interval["1"]
+        """
+        return self._driver.call(_compare(first, second, evaluation, head), Comparison)
+
     def predict(
         self, meta_model_id: str, *, support: Support, query: Iterable[Image], **options: Unpack[TaskOptions]
     ) -> PredictResponse:
@@ -101,6 +143,40 @@ class AsyncMetaModels:
         """Put the meta-model's files into `folder`; see `MetaModels.download`."""
         return await self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
 
+    async def archive(self, meta_model_id: str, file: str | os.PathLike[str]) -> Path:
+        """Put all of the meta-model's files into one zip at `file`; returns it."""
+        return await self._driver.run(_archive(meta_model_id, Path(file), self._driver.retries))
+
+    async def edit(
+        self,
+        meta_model_id: str,
+        *,
+        name: str | None = None,
+        tags: Iterable[str] | None = None,
+        notes: str | None = None,
+    ) -> MetaModel:
+        """Change its name, tags or notes; see `MetaModels.edit`."""
+        return await self._driver.call(_edit(meta_model_id, name, tags, notes), MetaModel)
+
+    async def delete(self, meta_model_id: str) -> None:
+        """Delete it; see `MetaModels.delete`."""
+        await self._driver.run(retried(Request("DELETE", _path(meta_model_id)), retries=self._driver.retries))
+
+    async def restore(self, meta_model_id: str) -> MetaModel:
+        """Bring a deleted one back."""
+        return await self._driver.call(Request("POST", f"{_path(meta_model_id)}/restore"), MetaModel)
+
+    async def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        evaluation: Evaluation | Mapping[str, Any] | None = None,
+        head: Head = "logistic",
+    ) -> Comparison:
+        """Measure two meta-models on the same episodes; see `MetaModels.compare`."""
+        return await self._driver.call(_compare(first, second, evaluation, head), Comparison)
+
     async def predict(
         self, meta_model_id: str, *, support: Support, query: Iterable[Image], **options: Unpack[TaskOptions]
     ) -> PredictResponse:
@@ -124,12 +200,12 @@ def _list(after: str | None, limit: int) -> Request:
 
 def _predict(meta_model_id: str, support: Support, query: Iterable[Image], options: TaskOptions) -> Request:
     body = {"query": list(map(_base64, to_files(query, "query"))), **_task(support, options)}
-    return _post(f"{_path(meta_model_id)}/predict", body)
+    return _send("POST", f"{_path(meta_model_id)}/predict", body)
 
 
 def _adapt(meta_model_id: str, support: Support, options: AdaptOptions) -> Request:
     # Repeated, it would make a second one, which ends by itself: no harm.
-    return _post(f"{_path(meta_model_id)}/adapt", _task(support, options))
+    return _send("POST", f"{_path(meta_model_id)}/adapt", _task(support, options))
 
 
 def _task(support: Support, options: TaskOptions | AdaptOptions) -> dict[str, Any]:
@@ -141,8 +217,30 @@ def _task(support: Support, options: TaskOptions | AdaptOptions) -> dict[str, An
     return task | {"support": {"images": list(map(_base64, images)), "labels": [label for _, label in shown]}}
 
 
-def _post(path: str, body: Mapping[str, Any]) -> Request:
-    return Request("POST", path, headers={"Content-Type": "application/json"}, content=json.dumps(body).encode())
+def _edit(meta_model_id: str, name: str | None, tags: Iterable[str] | None, notes: str | None) -> Request:
+    told = {"name": name, "tags": None if tags is None else list(tags), "notes": notes}
+    return _send("PATCH", _path(meta_model_id), {key: value for key, value in told.items() if value is not None})
+
+
+def _compare(first: str, second: str, evaluation: Evaluation | Mapping[str, Any] | None, head: Head) -> Request:
+    body: dict[str, Any] = {"first": first, "second": second, "head": head}
+    if evaluation is not None:
+        body["evaluation"] = evaluation.model_dump() if isinstance(evaluation, Evaluation) else dict(evaluation)
+    return _send("POST", "/v1/meta-models/compare", body)
+
+
+def _archive(meta_model_id: str, file: Path, retries: int) -> Flow[Path]:
+    part = file.with_name(f".{file.name}.part")
+    try:
+        yield from retried(Request("GET", f"{_path(meta_model_id)}/archive", save_to=part), retries=retries)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return file
+
+
+def _send(method: str, path: str, body: Mapping[str, Any]) -> Request:
+    return Request(method, path, headers={"Content-Type": "application/json"}, content=json.dumps(body).encode())
 
 
 def _base64(file: bytes) -> str:

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from contracts._base import Input, Name, Record
+from contracts._base import Input, Name, Place, Record, Tag, refuse
 
 Accuracy = dict[str, float]
 """Percent by number of shots: `{"1": 40.9, "5": 55.7}`."""
@@ -66,6 +66,9 @@ class MetaModel(Record):
         description="The same network untrained, mean of three seeds, on the same episodes."
     )
     files: dict[str, str] = Field(description="File name to SHA-256.")
+    budget: int | None = Field(None, description="What the job might spend, in images; null where it was not noted.")
+    tags: list[str] = Field([], description="To group meta-models by; at first the job's.")
+    notes: str = Field("", description="Whatever the next person should know.")
 
 
 class MetaModelPage(Record):
@@ -73,3 +76,49 @@ class MetaModelPage(Record):
 
     items: list[MetaModel] = Field(description="The meta-models.")
     next: str | None = Field(description="Cursor of the following page; null on the last.")
+
+
+class MetaModelEdit(Input):
+    """What may be changed of a meta-model; what is absent or null stays."""
+
+    name: Name | None = Field(None, description="A new name.")
+    tags: list[Tag] | None = Field(None, max_length=32, description="All of its tags from now on.")
+    notes: str | None = Field(None, max_length=10_000, description="Its notes from now on.")
+
+
+MOST_FITTED = 20_000
+"""Shots times episodes times ways of a comparison: seconds, not minutes."""
+
+
+class CompareRequest(Input):
+    """Two meta-models on the same episodes."""
+
+    first: str = Field(max_length=100, description="Id of a meta-model.")
+    second: str = Field(max_length=100, description="Id of another that takes images of the same size.")
+    head: Literal["logistic", "prototypes"] = Field("logistic", description="How each episode's task is learned.")
+    evaluation: Evaluation = Field(
+        Evaluation(),
+        description="The episodes, of a data set that the server has: glyphs, or what its METAZOO_DATA holds.",
+    )
+
+    @model_validator(mode="after")
+    def _within_reason(self) -> "CompareRequest":
+        found: list[tuple[Place, str]] = []
+        if self.first == self.second:
+            found.append((("second",), "is the first: compare two meta-models"))
+        work = len(self.evaluation.shots) * self.evaluation.episodes * self.evaluation.ways
+        if work > MOST_FITTED:
+            message = f"shots x episodes x ways is {work}, and may be {MOST_FITTED}: ask for fewer episodes"
+            found.append((("evaluation", "episodes"), message))
+        refuse("CompareRequest", found)
+        return self
+
+
+class Comparison(Record):
+    """Accuracy of two meta-models on the same episodes. A difference whose interval does not hold 0 is hardly chance."""
+
+    first: Score = Field(description="The first one's accuracy.")
+    second: Score = Field(description="The second one's accuracy.")
+    difference: Score = Field(
+        description="Second minus first, in points; its interval is that of the differences episode by episode."
+    )

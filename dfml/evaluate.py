@@ -54,6 +54,20 @@ def evaluate_random(
     return _score(torch.stack(runs).mean(0), evaluation)
 
 
+def compare(
+    first: Embedding,
+    second: Embedding,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    *,
+    head: HeadName = "logistic",
+    device: torch.device | str = "cpu",
+) -> tuple[Score, Score, Score]:
+    """`evaluate` of both on the same episodes, and of second minus first: paired, so episodes that are hard for both cancel."""
+    one, other = (_hits(backbone, dataset, evaluation, head, device, None) for backbone in (first, second))
+    return _score(one, evaluation), _score(other, evaluation), _score(other - one, evaluation)
+
+
 def _hits(
     backbone: Embedding,
     dataset: Dataset,

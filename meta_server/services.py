@@ -64,7 +64,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         meta_models = MetaModelStore(redis)
         artifacts = Artifacts(settings.artifacts)
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
-        serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory)
+        serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
         background.start_soon(Reaper(jobs, queue, redis).run)

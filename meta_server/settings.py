@@ -1,5 +1,7 @@
 """What the meta server is told by its environment."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +23,9 @@ class Settings(BaseSettings):
     )
     max_body: int = Field(
         64 * 2**20, ge=2**10, validation_alias="METAZOO_MAX_BODY", description="Bytes of the largest request body."
+    )
+    data: Path | None = Field(
+        None, validation_alias="METAZOO_DATA", description="Folder of data sets, to compare meta-models on."
     )
     model_memory: int = Field(
         512 * 2**20, ge=0, validation_alias="METAZOO_MODEL_MEMORY", description="Bytes of networks kept loaded."

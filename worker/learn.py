@@ -188,6 +188,8 @@ async def _publish(
         backbone=request.meta_model,
         input_shape=backbone.input_shape,
         files=files,
+        budget=request.budget.queries,
+        tags=request.tags,
         **told,
     )
     try:

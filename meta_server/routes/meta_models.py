@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Response
+from fastapi.responses import StreamingResponse
 
 from contracts.adaptation import AdaptedModel, AdaptRequest, PredictRequest, PredictResponse
-from contracts.meta_models import MetaModel, MetaModelPage
-from meta_server import files
+from contracts.meta_models import CompareRequest, Comparison, MetaModel, MetaModelEdit, MetaModelPage
+from meta_server import archives, files
 from meta_server.routes.access import ServicesDep
 from meta_server.routes.description import After, Limit, Responses, problems
 
@@ -17,6 +18,7 @@ FILE: Responses = {
     304: {"description": "The caller has it: `If-None-Match` names what it holds.", "headers": _ETAG},
 }
 
+_ZIP: Responses = {200: {"description": "The zip.", "content": {"application/zip": {}}}}
 _MADE: Responses = {
     201: {
         "headers": {
@@ -39,16 +41,48 @@ async def list_meta_models(services: ServicesDep, after: After = None, limit: Li
     return await services.meta_models.list(after=after, limit=limit)
 
 
-@router.get("/{meta_model_id}", responses=problems(404))
+@router.post("/compare", responses=problems(400, 404, 410, 413, 415))
+async def compare_meta_models(request: CompareRequest, services: ServicesDep) -> Comparison:
+    """Measure two meta-models on the same episodes: each one's accuracy, and the paired difference. Takes seconds."""
+    return await services.serving.compare(request)
+
+
+@router.get("/{meta_model_id}", responses=problems(404, 410))
 async def retrieve_meta_model(meta_model_id: MetaModelId, services: ServicesDep) -> MetaModel:
     """A meta-model: where it comes from, what it cost, how good it is, and its files."""
     return await services.meta_models.get(meta_model_id)
 
 
+@router.patch("/{meta_model_id}", responses=problems(400, 404, 410, 413, 415))
+async def edit_meta_model(meta_model_id: MetaModelId, edit: MetaModelEdit, services: ServicesDep) -> MetaModel:
+    """Change the name, tags or notes of a meta-model; what is absent stays."""
+    return await services.meta_models.edit(meta_model_id, edit)
+
+
+@router.delete("/{meta_model_id}", status_code=204, responses=problems(404, 410))
+async def delete_meta_model(meta_model_id: MetaModelId, services: ServicesDep) -> None:
+    """Delete a meta-model: it is listed no more and answers 410. Its files stay, and `restore` brings it back."""
+    await services.meta_models.delete(meta_model_id)
+
+
+@router.post("/{meta_model_id}/restore", responses=problems(404))
+async def restore_meta_model(meta_model_id: MetaModelId, services: ServicesDep) -> MetaModel:
+    """Bring a deleted meta-model back."""
+    return await services.meta_models.restore(meta_model_id)
+
+
+@router.get("/{meta_model_id}/archive", response_class=StreamingResponse, responses=_ZIP | problems(404, 410))
+async def meta_model_archive(meta_model_id: MetaModelId, services: ServicesDep) -> Response:
+    """All files of a meta-model in one zip."""
+    model = await services.meta_models.get(meta_model_id)
+    folder = await services.meta_models.folder(meta_model_id)
+    return archives.send_archive(services.artifacts, folder, model.files, title=model.id)
+
+
 @router.get(
     "/{meta_model_id}/files/{name}",
     response_class=Response,
-    responses=FILE | problems(404, 416),
+    responses=FILE | problems(404, 410, 416),
 )
 async def meta_model_file(
     meta_model_id: MetaModelId,
@@ -65,13 +99,13 @@ async def meta_model_file(
     return await files.send_file(services.artifacts, folder, model.files, name, if_none_match, range_)
 
 
-@router.post("/{meta_model_id}/predict", responses=problems(400, 404, 413, 415))
+@router.post("/{meta_model_id}/predict", responses=problems(400, 404, 410, 413, 415))
 async def predict(meta_model_id: MetaModelId, request: PredictRequest, services: ServicesDep) -> PredictResponse:
     """Learn a new task from a few labelled images, and label others, in one call. Nothing of it is kept."""
     return await services.serving.predict(meta_model_id, request)
 
 
-@router.post("/{meta_model_id}/adapt", status_code=201, responses=_MADE | problems(400, 404, 413, 415))
+@router.post("/{meta_model_id}/adapt", status_code=201, responses=_MADE | problems(400, 404, 410, 413, 415))
 async def adapt(
     meta_model_id: MetaModelId, request: AdaptRequest, response: Response, services: ServicesDep
 ) -> AdaptedModel:

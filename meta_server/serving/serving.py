@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 import anyio
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from api_zoo.inference import Model, folded
 from contracts.adaptation import AdaptedModel, AdaptRequest, Prediction, PredictRequest, PredictResponse, Task
-from contracts.meta_models import MetaModel
+from contracts.meta_models import CompareRequest, Comparison, MetaModel
 from dfml import adapted, io
 from dfml.adapted import TaskNetwork
 from dfml.nets import Backbone
+from meta_server.serving.comparing import compared
 from meta_server.serving.memory import Memory
 from meta_server.serving.pictures import decoded
 from meta_server.store import ids
@@ -39,16 +41,27 @@ class Loaded:
 
 
 class Serving:
-    """Runs meta-models and what was adapted from them; `memory` bytes of networks stay loaded."""
+    """Runs meta-models and what was adapted from them; `memory` bytes of networks stay loaded.
+
+    data: folder of data sets to compare meta-models on; None: glyphs alone.
+    """
 
     def __init__(
-        self, meta_models: MetaModelStore, adapted_models: AdaptedModelStore, artifacts: Artifacts, *, memory: int
+        self,
+        meta_models: MetaModelStore,
+        adapted_models: AdaptedModelStore,
+        artifacts: Artifacts,
+        *,
+        memory: int,
+        data: Path | None = None,
     ) -> None:
         self._meta_models = meta_models
         self._adapted_models = adapted_models
         self._artifacts = artifacts
+        self._data = data
         self._memory = Memory(memory)
         self._threads = anyio.CapacityLimiter(FITTING)
+        self._comparing = anyio.CapacityLimiter(1)
 
     async def predict(self, meta_model_id: str, request: PredictRequest) -> PredictResponse:
         """Learn the task, label the query. Raises `ProblemError`: not-found, or naming every bad image."""
@@ -87,12 +100,21 @@ class Serving:
         await self._adapted_models.finish(model)
         return model
 
+    async def compare(self, request: CompareRequest) -> Comparison:
+        """Two meta-models on the same episodes; one comparison runs at a time. Raises `ProblemError`."""
+        first, second = [
+            await self._loaded(await self._meta_models.get(each)) for each in (request.first, request.second)
+        ]
+        return await to_thread.run_sync(
+            compared, first.backbone, second.backbone, request, self._data, limiter=self._comparing
+        )
+
     async def hosted(self, served: Served) -> Model:
         """An adapted model as the zoo answers with it. Raises `ProblemError` (its meta-model is gone), `BadModel`."""
         model = served.model
 
         async def load() -> tuple[Model, int]:
-            origin = await self._loaded(await self._meta_models.get(model.meta_model))
+            origin = await self._loaded(await self._meta_models.kept(model.meta_model))
             network = await to_thread.run_sync(_load_adapted, self._artifacts, model, origin)
             return Model(model.id, network, model.labels, model.input_shape), model.bytes
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metazoo.commands import registry
+from metazoo.commands.registry import ModelId
 from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
 
 if TYPE_CHECKING:
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 
 app = typer.Typer(no_args_is_help=True, help="Meta-models: find, download, let them learn a new task.")
+for _command in (registry.edit, registry.delete, registry.restore, registry.compare, registry.archive):
+    app.command(_command.__name__)(_command)
 
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id.")]
 Support = Annotated[Path, typer.Option(help="A folder of labelled images: FOLDER/LABEL/image.png.")]
 Method = Annotated[str, typer.Option(help="logistic, prototypes or fine-tune.")]
 Calibrate = Annotated[bool, typer.Option("--calibrate", help="Calibrate the features by ICFIL first.")]

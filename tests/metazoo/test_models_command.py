@@ -203,3 +203,34 @@ def test_adapted_models(command: Any, images: Path) -> None:
     assert {path.name: path.read_bytes() for path in (images / "got").iterdir()} == FILES
     assert command(adapted.app, server, "delete", "am_1", *HERE).stdout == "am_1 ended\n"
     assert server.deleted
+
+
+def test_registry(command: Any, tmp_path: Path) -> None:
+    calls = []
+    score = {"accuracy": {"1": 50.0}, "interval": {"1": 1.0}}
+
+    def server(request: httpx.Request) -> httpx.Response:
+        calls.append((request.method, request.url.path, request.content))
+        if request.url.path.endswith("/compare"):
+            return httpx.Response(200, json={"first": score, "second": score, "difference": score})
+        if request.url.path.endswith("/archive"):
+            return httpx.Response(200, content=b"zip")
+        return httpx.Response(204 if request.method == "DELETE" else 200, json=MODEL.model_dump(mode="json"))
+
+    assert command(app, server, "edit", "mm_1", "--tag", "a", "--tag", "b", "--notes", "x", *HERE).exit_code == 0
+    assert command(app, server, "delete", "mm_1", *HERE).exit_code == 0
+    assert command(app, server, "restore", "mm_1", *HERE).exit_code == 0
+    assert command(app, server, "archive", "mm_1", tmp_path / "m.zip", *HERE).exit_code == 0
+    assert (tmp_path / "m.zip").read_bytes() == b"zip"
+    compared = command(app, server, "compare", "mm_1", "mm_2", "--shots", "1", *HERE).stdout
+    assert "second - first 50.00 ± 1.00 points" in compared
+    told = json.loads(command(app, server, "compare", "mm_1", "mm_2", "--json", *HERE).stdout)
+    assert told["difference"]["interval"] == {"1": 1.0}
+    assert [(method, path) for method, path, _ in calls[:4]] == [
+        ("PATCH", "/v1/meta-models/mm_1"),
+        ("DELETE", "/v1/meta-models/mm_1"),
+        ("POST", "/v1/meta-models/mm_1/restore"),
+        ("GET", "/v1/meta-models/mm_1/archive"),
+    ]
+    assert json.loads(calls[0][2]) == {"tags": ["a", "b"], "notes": "x"}
+    assert json.loads(calls[4][2])["evaluation"]["shots"] == [1]
