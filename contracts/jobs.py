@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, StringConstraints, field_validator, model
 from contracts._base import Input, Name, Place, Record, Tag, refuse
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions
+from contracts.money import Currency, Money, Price
 
 Notes = Annotated[str, StringConstraints(max_length=4000)]
 
@@ -58,6 +59,7 @@ class ApiSpec(Input):
 
     url: Annotated[str, Field(min_length=8, max_length=2048)] = Field(description="The model's URL.")
     adapter: Literal["oip"] = Field("oip", description="How it is spoken to: the Open Inference Protocol v2.")
+    price_per_1k: Price | None = Field(None, description="What 1,000 images cost, in the budget's currency.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer key. Encrypted at rest, never returned.")
 
     @field_validator("url")
@@ -78,6 +80,8 @@ class BudgetRaise(Input):
 
     queries: int | None = Field(None, ge=1, le=10**9, description="Images over all APIs.")
     queries_per_api: int | None = Field(None, ge=1, description="Images for any one API.")
+    cost: Money | None = Field(None, description="Money over all APIs.")
+    seconds: float | None = Field(None, gt=0, le=10**8, description="Seconds of work.")
 
 
 class JobChange(Input):
@@ -96,6 +100,14 @@ class BudgetLimit(Input):
 
     queries: int = Field(ge=1, le=10**9, description="Images over all APIs.")
     queries_per_api: int | None = Field(None, ge=1, description="Images for any one API.")
+    cost: Money | None = Field(None, description="Money over all APIs; each of them then needs `price_per_1k`.")
+    currency: Currency = Field("USD", description="Of every price and cost of the job, as ISO 4217.")
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        le=10**8,
+        description="Seconds from when work first began, pauses left out, after which APIs are asked no more.",
+    )
 
 
 class JobRequest(Input):
@@ -134,6 +146,9 @@ class JobRequest(Input):
         if self.budget.queries < len(urls):
             message = f"{self.budget.queries} is less than one image for each of {len(urls)} APIs"
             found.append((("budget", "queries"), message))
+        if self.budget.cost is not None:
+            unpriced = [index for index, api in enumerate(self.apis) if api.price_per_1k is None]
+            found += [(("apis", index, "price_per_1k"), "is required with budget.cost") for index in unpriced]
         refuse("JobRequest", found)
         return self
 
@@ -141,6 +156,17 @@ class JobRequest(Input):
     def least_apis(self) -> int:
         """APIs without which the job cannot go on."""
         return self.min_apis if self.min_apis is not None else max(1, len(self.apis) // 2)
+
+
+class CostState(Record):
+    """What a job cost, as decimal strings of one currency. Each chunk's cost is rounded up to a millionth of the unit."""
+
+    currency: str = Field(description="ISO 4217.")
+    limit: str | None = Field(description="The most that may be spent; null for no limit.")
+    confirmed: str = Field(description="For answers that are stored.")
+    unconfirmed: str = Field(description="For images sent whose outcome is unknown for good.")
+    reserved: str = Field(description="Held for requests that are under way.")
+    left: str | None = Field(description="What may still be reserved; null for no limit.")
 
 
 class BudgetState(Record):
@@ -156,6 +182,7 @@ class BudgetState(Record):
     per_api: dict[str, "ApiSpend"] = Field(
         default={}, description="By API id (`a0`, `a1`, … in the order of the request)."
     )
+    cost: CostState | None = Field(None, description="In money; null when no API has a price.")
 
 
 class ApiSpend(Record):

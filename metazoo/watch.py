@@ -84,6 +84,8 @@ def bars(job: Job, *, most_apis: int) -> RenderableType:
         )
     spent = job.budget.confirmed + job.budget.unconfirmed
     images = f"{spent} of {job.budget.limit} images"
+    if (cost := job.budget.cost) is not None:
+        images += f", {cost.confirmed} {cost.currency}" + (f" of {cost.limit}" if cost.limit else "")
     table.add_row("budget", ProgressBar(total=job.budget.limit, completed=spent, width=40), "", images)
     table.add_row("", "", "", "")
     apis = sorted(job.progress.per_api.items(), key=lambda item: _RANK[item[1].state])

@@ -1,4 +1,4 @@
-"""The write-ahead ledger of a job's query budget, in images.
+"""The write-ahead ledger of a job's budget: images, their cost in millionths of a currency's unit, seconds of work.
 
 A chunk (a range of an API's query set, named by the SHA-256 of the bytes to be sent) is recorded and its budget held before
 it is sent; the answer is stored; then one script settles the hold and announces it. Whatever dies in between leaves an open
@@ -6,6 +6,7 @@ hold that says exactly what to send again. Always `confirmed + unconfirmed + res
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -13,9 +14,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contracts.jobs import ApiSpend, BudgetState
+from contracts import money
+from contracts.jobs import ApiSpend, BudgetState, CostState
 from metering.leases import Lease, LeaseLost
-from metering.scripts import Scripts, store_errors
+from metering.scripts import MICROSECONDS, Scripts, store_errors
 
 PARTS = ("confirmed", "unconfirmed", "reserved")
 
@@ -29,7 +31,7 @@ class Outcome(StrEnum):
 
 
 class BudgetSpent(Exception):
-    """Holding this many images would pass the job's limit or the API's. `left` images may still be held."""
+    """Holding this many images would pass a limit of the job, in images, money or seconds. `left` may still be held."""
 
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} images are left in the budget")
@@ -189,11 +191,24 @@ class Ledger:
             return budget_state(await self._redis.hgetall(self._keys.budget))
 
 
-def budget_fields(limit: int, queries_per_api: int | None) -> dict[str, str]:
-    """The fields of a new budget hash."""
-    fields = {"limit": str(limit)}
+def budget_fields(
+    limit: int,
+    queries_per_api: int | None,
+    *,
+    cost: int | None = None,
+    seconds: float | None = None,
+    prices: Mapping[str, int] | None = None,
+    currency: str = "",
+) -> dict[str, str]:
+    """The fields of a new budget hash. `cost` is in millionths, `prices` by API in millionths per 1,000 images."""
+    fields = {"limit": str(limit), "currency": currency}
+    fields |= {f"price:{api}": str(price) for api, price in (prices or {}).items()}
     if queries_per_api is not None:
         fields["queries_per_api"] = str(queries_per_api)
+    if cost is not None:
+        fields["cost_limit"] = str(cost)
+    if seconds is not None:
+        fields["seconds"] = str(round(seconds * MICROSECONDS))
     return fields
 
 
@@ -203,14 +218,29 @@ def budget_state(fields: dict[bytes, bytes]) -> BudgetState:
     per_api: dict[str, dict[str, int]] = {}
     for field, value in fields.items():
         part, _, api = field.decode().partition(":")
-        if api:
+        if api and part in PARTS:
             per_api.setdefault(api, {})[part] = int(value)
     limit = int(fields[b"limit"])
     return BudgetState(
         limit=limit,
         left=limit - sum(totals.values()),
+        cost=_cost_state(fields),
         per_api={api: ApiSpend(**spend) for api, spend in sorted(per_api.items(), key=lambda item: int(item[0][1:]))},
         **totals,
+    )
+
+
+def _cost_state(fields: dict[bytes, bytes]) -> CostState | None:
+    """What was spent in money; None when no API has a price."""
+    limit = fields.get(b"cost_limit")
+    if limit is None and not any(field.startswith(b"price:") for field in fields):
+        return None
+    totals = {part: int(fields.get(f"cost_{part}".encode(), 0)) for part in PARTS}
+    return CostState(
+        currency=fields[b"currency"].decode(),
+        limit=None if limit is None else money.told(int(limit)),
+        left=None if limit is None else money.told(int(limit) - sum(totals.values())),
+        **{part: money.told(total) for part, total in totals.items()},
     )
 
 

@@ -26,6 +26,7 @@ from contracts.jobs import (
     Phase,
 )
 from contracts.meta_models import MetaModel
+from contracts.money import micro
 from contracts.problems import Fault, ProblemError
 from meta_server.store import events, ids, keys
 from meta_server.store.index import matching
@@ -88,7 +89,7 @@ class JobStore:
                 keys.records(job_id),
                 job_id,
                 record=record,
-                budget=budget_fields(request.budget.queries, request.budget.queries_per_api),
+                budget=_budget(request),
                 apis=apis,
                 mark=mark,
             )
@@ -159,7 +160,7 @@ class JobStore:
                     keys.records(job_id),
                     read=("request", read.decode()),
                     fields=_found_by(request),
-                    budget=budget_fields(request.budget.queries, request.budget.queries_per_api) if raised else {},
+                    budget=_budget(request) if raised else {},
                     apis={
                         api: ApiProgress(url=url).model_dump_json(exclude={"answered"}) for api, url in reopened.items()
                     },
@@ -487,12 +488,26 @@ def _found_by(request: JobRequest) -> dict[str, str]:
     return {"request": request.model_dump_json(), "name": request.name or "", "tags": json.dumps(request.tags)}
 
 
+def _budget(request: JobRequest) -> dict[str, str]:
+    """The limits and prices of a request as its ledger takes them."""
+    budget = request.budget
+    priced = {f"a{index}": api.price_per_1k for index, api in enumerate(request.apis)}
+    return budget_fields(
+        budget.queries,
+        budget.queries_per_api,
+        cost=None if budget.cost is None else micro(budget.cost),
+        seconds=budget.seconds,
+        prices={api: micro(price) for api, price in priced.items() if price is not None},
+        currency=budget.currency,
+    )
+
+
 def _refuse_lower(request: JobRequest, raised: Mapping[str, Any]) -> None:
     """A limit that is below the one there, or that would come where there was none, is refused."""
     found = []
     for limit, value in raised.items():
         before = getattr(request.budget, limit)
-        if before is None or value < before:
+        if before is None or float(value) < float(before):
             there = "no such limit" if before is None else str(before)
             found.append(Fault(field=f"budget.{limit}", message=f"the job has {there}: a budget is only raised"))
     if found:

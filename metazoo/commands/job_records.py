@@ -19,13 +19,15 @@ def change(
     notes: Annotated[str | None, typer.Option(help="In place of the notes it has.")] = None,
     queries: Annotated[int | None, typer.Option(help="Raise the budget to so many images over all APIs.")] = None,
     queries_per_api: Annotated[int | None, typer.Option(help="Raise the limit of images for any one API.")] = None,
+    cost: Annotated[str | None, typer.Option(help="Raise the limit of money over all APIs.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Raise the limit of seconds of work.")] = None,
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Name, tag or annotate a job, or raise its budget: that counts from when work is next begun."""
-    limits = {"queries": queries, "queries_per_api": queries_per_api}
+    limits = {"queries": queries, "queries_per_api": queries_per_api, "cost": cost, "seconds": seconds}
     budget = {limit: value for limit, value in limits.items() if value is not None}
     given: dict[str, Any] = {"name": name, "tags": tag, "notes": notes, "budget": budget or None}
     changed = {field: value for field, value in given.items() if value is not None}

@@ -30,12 +30,37 @@ local most = redis.call('HGET', budget, 'queries_per_api')
 if most then
   left = math.min(left, tonumber(most) - counted(':' .. api))
 end
+local seconds = redis.call('HGET', budget, 'seconds')
+if seconds then
+  local times = redis.call('HMGET', record, 'started', 'rested')
+  if times[1] and now() - tonumber(times[1]) - tonumber(times[2] or '0') >= tonumber(seconds) then
+    left = 0
+  end
+end
+local price = tonumber(redis.call('HGET', budget, 'price:' .. api) or '0')
+local function cost(count)
+  return math.ceil(count * price / 1000)
+end
+local cost_limit = redis.call('HGET', budget, 'cost_limit')
+if cost_limit then
+  local money = tonumber(cost_limit)
+  for _, part in ipairs({'confirmed', 'unconfirmed', 'reserved'}) do
+    money = money - tonumber(redis.call('HGET', budget, 'cost_' .. part) or '0')
+  end
+  if cost(images) > money then
+    local affordable = math.floor(money / price * 1000)
+    while cost(affordable) > money do
+      affordable = affordable - 1
+    end
+    left = math.min(left, affordable)
+  end
+end
 if images > left then
   return {'spent', left}
 end
-redis.call('HINCRBY', budget, 'reserved', images)
-redis.call('HINCRBY', budget, 'reserved:' .. api, images)
 local hold = cjson.decode(ARGV[6])
+hold.cost = whole(cost(images))
+spend(budget, 'reserved', api, images, hold.cost)
 hold.since = math.floor(now() / 1000000)
 redis.call('HSET', holds, chunk, cjson.encode(hold))
 return {'reserved'}

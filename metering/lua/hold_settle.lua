@@ -16,13 +16,7 @@ if not json then
   return {'unknown'}
 end
 local hold = cjson.decode(json)
-local images = hold.stop - hold.start
-redis.call('HINCRBY', budget, 'reserved', -images)
-redis.call('HINCRBY', budget, 'reserved:' .. hold.api, -images)
-if outcome ~= 'released' then
-  redis.call('HINCRBY', budget, outcome, images)
-  redis.call('HINCRBY', budget, outcome .. ':' .. hold.api, images)
-end
+spent(budget, hold, outcome == 'released' and '' or outcome)
 hold.outcome = outcome
 hold.path = ARGV[5]
 redis.call('HDEL', holds, chunk)

@@ -15,10 +15,7 @@ for at = 1, #open, 2 do
   local hold = cjson.decode(open[at + 1])
   local images = hold.stop - hold.start
   lost = lost + images
-  redis.call('HINCRBY', budget, 'reserved', -images)
-  redis.call('HINCRBY', budget, 'reserved:' .. hold.api, -images)
-  redis.call('HINCRBY', budget, 'unconfirmed', images)
-  redis.call('HINCRBY', budget, 'unconfirmed:' .. hold.api, images)
+  spent(budget, hold, 'unconfirmed')
   hold.outcome = 'unconfirmed'
   hold.path = ''
   redis.call('HDEL', holds, open[at])

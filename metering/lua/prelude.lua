@@ -27,6 +27,26 @@ local function at_work(leases)
   return false
 end
 
+-- Adds images and their cost (millionths, as text that HINCRBY takes) to a part of a budget, and to that of one API.
+local function spend(budget, part, api, images, cost)
+  if images ~= 0 then
+    redis.call('HINCRBY', budget, part, images)
+    redis.call('HINCRBY', budget, part .. ':' .. api, images)
+  end
+  if cost and tonumber(cost) ~= 0 then
+    redis.call('HINCRBY', budget, 'cost_' .. part, cost)
+  end
+end
+
+-- Moves what a hold reserved to the part that it ended in; '' when it was released.
+local function spent(budget, hold, outcome)
+  local images, cost = hold.stop - hold.start, hold.cost or '0'
+  spend(budget, 'reserved', hold.api, -images, '-' .. cost)
+  if outcome ~= '' then
+    spend(budget, outcome, hold.api, images, cost)
+  end
+end
+
 -- Sets every field of a JSON object of strings.
 local function set_fields(key, json)
   for field, value in pairs(cjson.decode(json)) do

@@ -25,6 +25,13 @@ redis.call('HSET', KEYS[2], 'status', to)
 set_fields(KEYS[2], ARGV[6])
 if to == 'running' then
   redis.call('HSETNX', KEYS[2], 'started', whole(now()))
+  local resting = redis.call('HGET', KEYS[2], 'resting')
+  if resting then -- the time from its pause or its end until now does not count as work
+    redis.call('HINCRBY', KEYS[2], 'rested', whole(now() - tonumber(resting)))
+    redis.call('HDEL', KEYS[2], 'resting')
+  end
+elseif to == 'paused' then
+  redis.call('HSETNX', KEYS[2], 'resting', whole(now()))
 end
 if ARGV[4] == '1' then
   redis.call('HSET', KEYS[2], 'finished', whole(now()))

@@ -12,6 +12,7 @@ if at_work(leases) then
 end
 local id = redis.call('HGET', record, 'id')
 redis.call('HSET', record, 'status', 'queued', 'reason', '')
+redis.call('HSETNX', record, 'resting', redis.call('HGET', record, 'finished') or whole(now()))
 redis.call('HDEL', record, 'error', 'finished')
 set_fields(KEYS[4], ARGV[1])
 for _, field in ipairs(redis.call('HKEYS', leases)) do

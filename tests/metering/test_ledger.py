@@ -1,7 +1,7 @@
 """The ledger and its leases against a plain model: they agree after each step, whatever the order of steps."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
+from contracts.money import micro
 from metering.leases import SECONDS, Lease, LeaseLost, Leases
 from metering.ledger import (
     AlreadySettled,
@@ -35,6 +36,7 @@ PARTS = ("leases", "record", "budget", "holds", "settled", "events")
 KEYS = LedgerKeys(**{part: f"test:{part}" for part in PARTS})
 CLOCK = "test:clock"
 APIS = ("a0", "a1", "a2")
+PRICES = {"a0": 7, "a1": 12_345, "a2": 40_000}  # millionths per 1,000 images: most chunks are rounded up
 WORKERS = ("w0", "w1", "w2")
 
 
@@ -44,6 +46,9 @@ class Plain:
 
     limit: int
     per_api: int | None
+    cost: int | None = None
+    seconds: int | None = None
+    started: float = 0.0
     status: str = "running"
     holds: dict[str, Chunk] = field(default_factory=dict)
     settled: dict[str, tuple[Chunk, Outcome]] = field(default_factory=dict)
@@ -58,9 +63,20 @@ class Plain:
     def taken(self, api: str | None = None) -> int:
         return self.spent(Outcome.CONFIRMED, Outcome.UNCONFIRMED, api=api) + self.reserved(api)
 
-    def left(self, api: str) -> int:
+    def money(self, chunks: Iterable[Chunk]) -> int:
+        return sum(-(-chunk.images * PRICES[chunk.api] // 1000) for chunk in chunks)
+
+    def ended(self, *outcomes: Outcome) -> list[Chunk]:
+        return [chunk for chunk, outcome in self.settled.values() if outcome in outcomes]
+
+    def left(self, api: str, now: float) -> int:
         left = self.limit - self.taken()
-        return left if self.per_api is None else min(left, self.per_api - self.taken(api))
+        if self.per_api is not None:
+            left = min(left, self.per_api - self.taken(api))
+        if self.cost is not None:
+            spent = self.money([*self.holds.values(), *self.ended(Outcome.CONFIRMED, Outcome.UNCONFIRMED)])
+            left = min(left, (self.cost - spent) * 1000 // PRICES[api])
+        return 0 if self.seconds is not None and now - self.started >= self.seconds else left
 
 
 class Machine(RuleBasedStateMachine):
@@ -72,16 +88,22 @@ class Machine(RuleBasedStateMachine):
     def run(self, work: object) -> object:
         return self.loop.run_until_complete(work)  # type: ignore[arg-type]
 
-    @initialize(limit=st.integers(1, 60), per_api=st.none() | st.integers(1, 30))
-    def start(self, limit: int, per_api: int | None) -> None:
+    @initialize(
+        limit=st.integers(1, 60),
+        per_api=st.none() | st.integers(1, 30),
+        cost=st.none() | st.integers(0, 900),
+        seconds=st.none() | st.integers(1, 90),
+    )
+    def start(self, limit: int, per_api: int | None, cost: int | None, seconds: int | None) -> None:
         self.run(self.redis.flushdb())
         self.run(self.redis.set(CLOCK, 10**15))
-        self.run(self.redis.hset(KEYS.record, "status", "running"))  # type: ignore[arg-type]
-        self.run(self.redis.hset(KEYS.budget, mapping=budget_fields(limit, per_api)))  # type: ignore[arg-type]
+        fields = budget_fields(limit, per_api, cost=cost, seconds=seconds, prices=PRICES, currency="EUR")
+        self.run(self.redis.hset(KEYS.record, mapping={"status": "running", "started": 10**15}))  # type: ignore[arg-type]
+        self.run(self.redis.hset(KEYS.budget, mapping=fields))  # type: ignore[arg-type]
         scripts = Scripts(self.redis, clock_key=CLOCK)
         self.leases = Leases(scripts, attempts=10**6)
         self.ledger = Ledger(self.redis, scripts, KEYS)
-        self.plain = Plain(limit, per_api)
+        self.plain = Plain(limit, per_api, cost, seconds)
         self.now = 0.0
         self.holders: dict[str, tuple[Lease, float]] = {}  # API -> the lease that stands, and its deadline
         self.known: list[Lease] = []  # every lease ever given, stale ones too
@@ -137,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         number = self.numbers[lease.role]
         chunk = Chunk(api=lease.role, number=number, start=0, stop=images, digest="0" * 64)
         with self.fenced(lease):
-            left = self.plain.left(chunk.api)
+            left = self.plain.left(chunk.api, self.now)
             if self.plain.status != "running":
                 with pytest.raises(JobClosed):
                     self.run(self.ledger.reserve(lease, chunk))
@@ -209,6 +231,16 @@ class Machine(RuleBasedStateMachine):
             assert spend.unconfirmed == plain.spent(Outcome.UNCONFIRMED, api=api)
             assert spend.reserved == plain.reserved(api)
             assert plain.per_api is None or api is None or plain.taken(api) <= plain.per_api
+        cost = told.cost  # type: ignore[attr-defined]
+        confirmed, unconfirmed = plain.ended(Outcome.CONFIRMED), plain.ended(Outcome.UNCONFIRMED)
+        for part, chunks in (
+            ("confirmed", confirmed),
+            ("unconfirmed", unconfirmed),
+            ("reserved", plain.holds.values()),
+        ):
+            assert micro(getattr(cost, part)) == plain.money(chunks)
+        if plain.cost is not None:
+            assert micro(cost.left) == plain.cost - plain.money([*confirmed, *unconfirmed, *plain.holds.values()]) >= 0
         holds = self.run(self.ledger.open_holds())
         assert {hold.chunk.id: hold.chunk for hold in holds} == plain.holds  # type: ignore[attr-defined]
         settled = self.run(self.ledger.settled())

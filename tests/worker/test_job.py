@@ -363,6 +363,30 @@ async def test_training_is_paused_and_resumed(world: Any, api: Any) -> None:
     assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
 
 
+async def test_money_is_never_exceeded_and_what_it_bought_is_learned_from(world: Any, api: Any) -> None:
+    cheap, dear = api(), api()
+    prices = ("0.50", "3.00")
+    apis = [{"url": f"http://api{n}.test/v2/models/m", "price_per_1k": price} for n, price in enumerate(prices)]
+    told = await world.acquire_all(
+        await world.submit(cheap, dear, apis=apis, budget={"queries": 400, "cost": "0.30", "currency": "EUR"})
+    )
+    cost = told.budget.cost
+    assert (cost.currency, cost.limit, cost.reserved) == ("EUR", "0.30", "0.00")
+    assert float(cost.confirmed) == pytest.approx(0.0005 * cheap.charged + 0.003 * dear.charged)
+    assert float(cost.left) < 0.0005  # not one image more
+    assert {one.state for one in told.progress.per_api.values()} == {"done"}
+
+
+async def test_a_budget_of_seconds_ends_the_asking(world: Any, api: Any) -> None:
+    one = api()
+    reached = await hanging(one, after=2, forever=False)
+    job = await world.submit(one, budget={"queries": 2000, "seconds": 0.2})
+    told = await world.acquire_all(job)
+    assert reached.is_set()
+    assert told.progress.per_api["a0"].state == "done"
+    assert 16 <= told.budget.confirmed == one.charged < 2000
+
+
 async def test_a_retry_asks_dropped_apis_again_and_keeps_what_was_paid_for(world: Any, api: Any) -> None:
     good, down = api(), api(refuse=lambda *_: httpx.Response(403))
     failed = await world.acquire_all(await world.submit(good, down, queries=100, min_apis=2))

@@ -13,7 +13,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
-from metering.ledger import Chunk, JobClosed, Outcome
+from metering.ledger import BudgetSpent, Chunk, JobClosed, Outcome
 from metering.records import MoveRefused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -187,6 +187,25 @@ async def test_a_paused_job_keeps_its_holds_and_says_why(store: JobStore, reques
     await store.pause(job.id)
     ended = await store.cancel(job.id)
     assert (ended.status, ended.budget.reserved, ended.budget.unconfirmed) == (JobStatus.CANCELLED, 0, 10)
+
+
+async def test_rest_does_not_count_as_work(store: JobStore, clock: Any, request_of: Make) -> None:
+    job, _ = await store.create(request_of(1, budget={"queries": 100, "seconds": 60}))
+    for number in range(3):
+        lease = await taken(store, job.id, acquire_role("a0"))
+        await store.begin(job.id, lease)
+        await clock.forward(20 - 1)
+        await store.ledger(job.id).reserve(lease, chunk(number=number))
+        await clock.forward(1)
+        if number < 2:
+            await store.leases.renew(lease)
+            await store.pause(job.id, lease=lease)
+            await store.leases.release(lease)
+            await store.close(job.id)
+            await clock.forward(3600)
+            await store.resume(job.id)
+    with pytest.raises(BudgetSpent):
+        await store.ledger(job.id).reserve(lease, chunk(number=3))
 
 
 async def test_a_retried_job_keeps_what_it_has_and_counts_attempts_anew(store: JobStore, request_of: Make) -> None:
