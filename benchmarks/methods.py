@@ -1,5 +1,8 @@
 """Few-shot accuracy of every method against the queries it spent: same teachers, same network, same episodes.
 
+Rows that answer the same question stand together: methods that make a self-contained meta-model without real data; baselines;
+and bounds, which need the APIs at test time or real images. The gain of a row over the untrained network is paired.
+
 Writes `benchmarks/results/methods.json` and the plot that the README shows; the last line printed is JSON.
 """
 
@@ -7,6 +10,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,64 +20,150 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from contracts.meta_models import BackboneConfig, Evaluation
 from contracts.zoo import Manifest
 from dfml.datasets import Dataset, open_dataset
-from dfml.evaluate import evaluate, evaluate_random
-from dfml.methods import METHODS, OPTIONS, WHITE_BOX
+from dfml.evaluate import difference, hits
+from dfml.finetuning import finetuned_hits
+from dfml.methods import METHODS, baselines
 from dfml.nets import Backbone
+from dfml.procedural import query_set
 from dfml.teachers import ModuleTeacher, load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "accuracy-against-queries.png"
-Run = dict[str, float]
+WHITE_BOX = ("free", "purer")
+"""Without a budget: they are run on the weights, and spend no queries."""
+BASELINES = ("best_single", "weight_average", "ota", "single_teacher")
+BOUNDS = ("outputs_as_features", "real_data")
+"""No rivals: the first asks every API about every image for ever, the second has seen real images."""
+ADAPTATIONS = ("logistic", "prototypes", "finetune")
+Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run shares."""
+    """What every run shares. `stated`: held-out accuracy of each teacher, as its host states it."""
 
     teachers: list[ModuleTeacher]
+    stated: list[float]
     dataset: Dataset
     evaluation: Evaluation
     config: BackboneConfig
     device: str
     options: dict[str, dict[str, Any]]
+    adaptations: tuple[str, ...]
+    finetuned_episodes: int
 
-    def run(self, method: str, queries: int | None, seed: int) -> Run:
+    def run(self, method: str, queries: int | None, seed: int, random: dict[str, Tensor]) -> Run:
         """Train once; accuracies in percent, queries and passes as the teachers counted them. `queries` None: white-box."""
-        queries_before, passes_before = self._spent()
-        began = time.monotonic()
-        options = OPTIONS[method](**self.options.get(method, {}))
-        budget = {} if queries is None else {"queries": queries}
-        train = (METHODS | WHITE_BOX)[method].train
-        trained = train(self.teachers, self.config, options, **budget, seed=seed, device=self.device)
+        before, began = self._spent(), time.monotonic()
+        backbone = self._trained(method, queries, seed)
         seconds = time.monotonic() - began
-        queries_after, passes_after = self._spent()
-        spent = {"queries": queries_after - queries_before, "teacher_passes": passes_after - passes_before}
-        return {**self._accuracy(trained.backbone), **spent, "seconds": seconds}
+        queries_now, passes_now = self._spent()
+        spent = {"queries": queries_now - before[0], "teacher_passes": passes_now - before[1]}
+        return {**self._accuracy(backbone, random), **spent, "seconds": seconds}
+
+    def untrained(self) -> dict[str, Tensor]:
+        """The control, by adaptation: `hits` of the untrained network, mean of three seeds."""
+        shape = self.teachers[0].input_shape
+        fresh = [baselines.random_initialisation(self.config, shape, seed=seed) for seed in range(3)]
+        found = [self._hits(backbone) for backbone in fresh]
+        return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
+
+    def _trained(self, method: str, queries: int | None, seed: int) -> Any:
+        if method in METHODS:
+            how = METHODS[method]
+            options = how.options(**self.options.get(method, {}))
+            return how.train(
+                self.teachers, self.config, options, queries=queries, seed=seed, device=self.device
+            ).backbone
+        return self._baselines(seed)[method]()
+
+    def _baselines(self, seed: int) -> dict[str, Callable[[], Any]]:
+        first = self.teachers[0]
+        pool = query_set({"objects": 1.0}, seed=seed, size=first.input_shape[1:])
+
+        def single() -> Backbone:
+            images = torch.from_numpy(pool.images(range(2048)))
+            return baselines.single_teacher(first, self.config, images=images, seed=seed, device=self.device).backbone
+
+        return {
+            "best_single": lambda: baselines.best_single(self.teachers, self.config, held_out_accuracies=self.stated),
+            "weight_average": lambda: baselines.weight_average(self.teachers, self.config),
+            "ota": lambda: baselines.ota(self.teachers, self.config),
+            "single_teacher": single,
+            "outputs_as_features": lambda: baselines.OutputsAsFeatures(self.teachers),
+            "real_data": lambda: baselines.real_data(
+                self.dataset.images("train"), self.config, seed=seed, device=self.device
+            ),
+        }
 
     def _spent(self) -> tuple[int, int]:
         """Queries; forward and backward passes of an image."""
         passes = sum(teacher.forward_passes + teacher.backward_passes for teacher in self.teachers)
         return sum(teacher.queries for teacher in self.teachers), passes
 
-    def _accuracy(self, backbone: Backbone) -> Run:
-        score = evaluate(backbone, self.dataset, self.evaluation, device=self.device)
-        row = {f"{shots}shot": mean for shots, mean in score.accuracy.items()}
-        return row | {f"{shots}shot_interval": half for shots, half in score.interval.items()}
+    def _hits(self, backbone: Any) -> dict[str, Tensor]:
+        """By adaptation, inductive unless said: float64 (shots, episodes)."""
+        found = {}
+        for name in self.adaptations:
+            if name == "finetune":
+                if isinstance(backbone, Backbone):
+                    few = self.evaluation.model_copy(update={"episodes": self.finetuned_episodes})
+                    for mode in ("running", "batch"):
+                        key = "finetune" if mode == "running" else "finetune_transductive"
+                        found[key] = finetuned_hits(backbone, self.dataset, few, batch_norm=mode, device=self.device)
+                continue
+            found[name] = hits(backbone, self.dataset, self.evaluation, name, self.device)
+            if isinstance(backbone, Backbone) and len(self.adaptations) > 1:
+                found[f"{name}_transductive"] = hits(
+                    backbone,
+                    self.dataset,
+                    self.evaluation,
+                    name,
+                    self.device,
+                    batch_norm="batch",
+                )
+        return found
+
+    def _accuracy(self, backbone: Any, random: dict[str, Tensor]) -> Run:
+        found = self._hits(backbone)
+        shots = [f"{number}shot" for number in self.evaluation.shots]
+        row: Run = {}
+        for name, right in found.items():
+            half = 1.96 * right.std(1, correction=0) / right.shape[1] ** 0.5
+            gain, gain_half = difference(right, random[name])
+            told = {
+                shot: {
+                    "accuracy": right.mean(1)[k].item(), "half": half[k].item(),
+                    "gain": gain[k].item(), "gain_half": gain_half[k].item(),
+                }
+                for k, shot in enumerate(shots)
+            }  # fmt: skip
+            row[name] = told
+        return row
 
 
 def main(
     teachers: Annotated[Path, typer.Option(help="Zoo folder with the teachers.")],
     dataset: Annotated[str, typer.Option(help="Data set of the episodes.")] = "cifar-fs",
     split: Annotated[str, typer.Option(help="Its split; choices are made on val.")] = "val",
-    methods: Annotated[str, typer.Option(help=f"Comma list of {', '.join(METHODS | WHITE_BOX)}.")] = "pqd",
+    methods: Annotated[str, typer.Option(help=f"Comma list of {', '.join((*METHODS, *BASELINES, *BOUNDS))}.")] = "pqd",
     options: Annotated[str, typer.Option(help='JSON: options by method, {"free": {"epochs": 100}}.')] = "{}",
     budgets: Annotated[str, typer.Option(help="Comma list of images in all.")] = "1280,5120,20480,81920",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeded 0, 1, …")] = 3,
     minutes: Annotated[float, typer.Option(help="No new run begins after this; its row says not_run.")] = 60,
+    adaptations: Annotated[
+        str, typer.Option(help=f"Comma list of {', '.join(ADAPTATIONS)}; with more than one, transductive ones too.")
+    ] = "logistic",
+    finetuned_episodes: Annotated[
+        int, typer.Option(min=1, help="Episodes that finetune is tried on: it is slow.")
+    ] = 60,
+    teachers_used: Annotated[int | None, typer.Option(min=1, help="The first so many teachers alone.")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
 ) -> None:
@@ -81,31 +171,38 @@ def main(
     torch.set_num_threads(threads)
     data = os.environ.get("METAZOO_DATA")
     manifest = Manifest.model_validate_json((teachers / "manifest.json").read_bytes())
+    entries = manifest.teachers[:teachers_used]
     bench = Bench(
-        teachers=[load_teacher(manifest, entry, teachers / entry.file) for entry in manifest.teachers],
+        teachers=[load_teacher(manifest, entry, teachers / entry.file) for entry in entries],
+        stated=[entry.held_out_accuracy or 0.0 for entry in entries],
         dataset=open_dataset(dataset, Path(data) if data else None),
-        evaluation=Evaluation(dataset=dataset, split=split),  # type: ignore[arg-type]
+        evaluation=Evaluation(dataset=dataset, split=split),
         config=BackboneConfig(),
         device=device,
         options=json.loads(options),
+        adaptations=("logistic", *(name for name in adaptations.split(",") if name != "logistic")),
+        finetuned_episodes=finetuned_episodes,
     )
     console = Console()
-    random = evaluate_random(bench.config, bench.teachers[0].input_shape, bench.dataset, bench.evaluation)
+    random = bench.untrained()
     deadline = time.monotonic() + 60 * minutes
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["methods"] if keep else {}
     for method in methods.split(","):
         rows[method] = {}
-        for budget in map(int, budgets.split(",")) if method in METHODS else [None]:
+        for budget in map(int, budgets.split(",")) if method in METHODS and method not in WHITE_BOX else [None]:
             runs = []
-            for seed in range(seeds):
+            for seed in range(1 if method in (*BASELINES, *BOUNDS) else seeds):
                 if time.monotonic() > deadline:
                     break
-                runs.append(bench.run(method, budget, seed))
-                console.print(f"{method} {budget} seed {seed}: {runs[-1]}", soft_wrap=True)
-            rows[method]["white-box" if budget is None else str(budget)] = _summary(runs) if runs else "not_run"
+                runs.append(bench.run(method, budget, seed, random))
+                told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
+                console.print(f"{method} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
+            rows[method][_budget_name(method, budget)] = _summary(runs) if runs else "not_run"
+    shots = [f"{number}shot" for number in bench.evaluation.shots]
     result = {
         "methods": rows,
-        "random": {f"{shots}shot": mean for shots, mean in random.accuracy.items()},
+        "random": dict(zip(shots, random["logistic"].mean(1).tolist(), strict=True)),
+        "bounds": [name for name in rows if name in BOUNDS],
         "device": device
         if device != "cpu"
         else f"{platform.machine()} CPU, {threads} threads, torch {torch.__version__}",
@@ -119,13 +216,36 @@ def main(
     typer.echo(json.dumps(result))
 
 
+def _budget_name(method: str, budget: int | None) -> str:
+    if budget is not None:
+        return str(budget)
+    return "bound" if method in BOUNDS else "white-box" if method != "single_teacher" else "one API"
+
+
 def _summary(runs: list[Run]) -> dict[str, Any]:
-    """Mean over seeds; `interval` is the 95 % half-width over episodes of one run, `seed_std` the spread over seeds."""
-    shots = [name.removesuffix("_interval") for name in runs[0] if name.endswith("_interval")]
+    """Mean over seeds. `interval`: the 95 % half-width over episodes of one run; `seed_std`: the spread over seeds.
+
+    `over_random`: points over the untrained network, paired, with their half-width. `adaptations`: the same accuracies under
+    every other adaptation that was asked for.
+    """
+    shots = list(runs[0]["logistic"])
+
+    def mean(name: str, shot: str, what: str) -> float:
+        return round(fmean(run[name][shot][what] for run in runs), 2)
+
+    others = [name for name in runs[0] if name not in ("logistic", "queries", "teacher_passes", "seconds")]
+    spread = {shot: [run["logistic"][shot]["accuracy"] for run in runs] for shot in shots}
     return {
-        **{name: round(fmean(run[name] for run in runs), 2) for name in shots},
-        "interval": {name: round(fmean(run[f"{name}_interval"] for run in runs), 2) for name in shots},
-        "seed_std": {name: round(stdev(run[name] for run in runs), 2) if len(runs) > 1 else None for name in shots},
+        **{shot: mean("logistic", shot, "accuracy") for shot in shots},
+        "interval": {shot: mean("logistic", shot, "half") for shot in shots},
+        "over_random": {shot: [mean("logistic", shot, "gain"), mean("logistic", shot, "gain_half")] for shot in shots},
+        "seed_std": {shot: round(stdev(spread[shot]), 2) if len(runs) > 1 else None for shot in shots},
+        "adaptations": {
+            name: {
+                shot: [mean(name, shot, what) for what in ("accuracy", "half", "gain", "gain_half")] for shot in shots
+            }
+            for name in others
+        },
         "seeds": len(runs),
         "queries": int(runs[0]["queries"]),
         "teacher_passes": int(runs[0]["teacher_passes"]),
@@ -138,12 +258,13 @@ def _table(result: dict[str, Any]) -> Table:
     for heading in ("method", "queries", "1-shot", "5-shot", "seeds", "seconds a run"):
         table.add_column(heading, justify="right")
     for method, budgets in result["methods"].items():
+        name = f"({method})" if method in BOUNDS else method
         for budget, row in budgets.items():
             if row == "not_run":
-                table.add_row(method, budget, *["not run"] * 4)
+                table.add_row(name, budget, *["not run"] * 4)
                 continue
             cells = [f"{row[shot]:.1f} ± {row['interval'][shot]:.1f}" for shot in ("1shot", "5shot")]
-            table.add_row(method, f"{row['queries']:,}", *cells, str(row["seeds"]), f"{row['seconds']:.0f}")
+            table.add_row(name, f"{row['queries']:,}", *cells, str(row["seeds"]), f"{row['seconds']:.0f}")
     return table
 
 
@@ -157,7 +278,7 @@ def _plot(result: dict[str, Any]) -> None:
     colours = {"5shot": "#0b7285", "1shot": "#e8590c"}
     for method, budgets in result["methods"].items():
         done = [row for row in budgets.values() if row != "not_run" and row["queries"]]
-        if not done:
+        if len(done) < 2:  # no curve
             continue
         for shot, colour in colours.items():
             axes.errorbar(

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, StringConstraints, field_validator, model
 
 from contracts._base import Input, Name, Place, Record, Tag, refuse
 from contracts.meta_models import BackboneConfig, Evaluation, Score
-from contracts.methods import MethodOptions
+from contracts.methods import MethodOptions, PqdOptions
 from contracts.money import Currency, Money, Price
 
 Notes = Annotated[str, StringConstraints(max_length=4000)]
@@ -117,7 +117,7 @@ class JobRequest(Input):
     tags: list[Tag] = Field(default=[], max_length=32, description="To group jobs by.")
     notes: Notes = Field("", description="For people.")
     apis: list[ApiSpec] = Field(min_length=1, max_length=1000, description="The APIs to learn from, each listed once.")
-    method: MethodOptions = Field(MethodOptions(), description="How to learn, and its options.")
+    method: MethodOptions = Field(PqdOptions(), description="How to learn, and its options.")
     budget: BudgetLimit = Field(description="What may be spent.")
     min_apis: int | None = Field(
         None, ge=1, description="Go on while this many APIs answer. Default: half of them, at least one."

@@ -1,8 +1,8 @@
 """The options of every method, each a validated model; `dfml.methods` takes the same models as its config."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from contracts._base import Input, refuse
 
@@ -10,13 +10,9 @@ Source = Literal["leaves", "objects", "spectra", "mixes"]
 """Kinds of procedural images; `dfml.procedural` makes them."""
 
 
-class PqdOptions(Input):
-    """Procedural query distillation: ask every API about images made from a seed, distil all answers into one backbone.
+class ProceduralQueries(Input):
+    """What methods share that ask about images made from a seed, all planned before the first is sent."""
 
-    What each value does to accuracy is measured in `docs/methods/pqd.md`.
-    """
-
-    name: Literal["pqd"] = Field("pqd", description="The method.")
     images: int | None = Field(
         None, ge=16, le=1_000_000, description="Size of the shared image pool. Default: planned from the budget."
     )
@@ -29,6 +25,21 @@ class PqdOptions(Input):
         {"leaves": 1.0, "objects": 1.0, "spectra": 1.0, "mixes": 1.0},
         description="Relative shares of the image sources in the pool.",
     )
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Self:
+        if not sum(self.mixture.values()):
+            refuse(type(self).__name__, [(("mixture",), "give at least one source a share above zero")])
+        return self
+
+
+class PqdOptions(ProceduralQueries):
+    """Procedural query distillation: ask every API about images made from a seed, distil all answers into one backbone.
+
+    What each value does to accuracy is measured in `docs/methods/pqd.md`.
+    """
+
+    name: Literal["pqd"] = Field("pqd", description="The method.")
     relation: float = Field(0.3, ge=0, le=10, description="Weight of the relational term between images.")
     floor: float = Field(
         1e-4,
@@ -47,11 +58,14 @@ class PqdOptions(Input):
     shift: int = Field(2, ge=0, le=16, description="Augmentation: random shift in pixels, both axes.")
     flip: bool = Field(True, description="Augmentation: random horizontal flip.")
 
-    @model_validator(mode="after")
-    def _some_source(self) -> "PqdOptions":
-        if not sum(self.mixture.values()):
-            refuse("PqdOptions", [(("mixture",), "give at least one source a share above zero")])
-        return self
+
+class DistillAverageOptions(ProceduralQueries):
+    """A baseline: a network distilled from each API's answers alone, all from one start, and the mean of their weights."""
+
+    name: Literal["distill_average"] = Field("distill_average", description="The method.")
+    steps: int = Field(300, ge=1, le=1_000_000, description="Optimiser steps for each API.")
+    batch: int = Field(64, ge=4, le=4096, description="Images per optimiser step.")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Peak of the one-cycle schedule.")
 
 
 MetaLearnerName = Literal["maml", "anil", "protonet"]
@@ -217,7 +231,7 @@ class BidfMkdOptions(Input):
     equation is in `docs/methods/bidf_mkd.md`.
     """
 
-    name: Literal["bidf-mkd"] = Field("bidf-mkd", description="The method.")
+    name: Literal["bidf_mkd"] = Field("bidf_mkd", description="The method.")
     images_per_class: int | None = Field(
         None,
         ge=1,
@@ -302,8 +316,29 @@ class BidfMkdOptions(Input):
         return self
 
 
-MethodOptions = PqdOptions
-METHOD_NAMES: tuple[str, ...] = ("pqd",)
+_METHODS: dict[str, type[Input]] = {
+    "pqd": PqdOptions,
+    "distill_average": DistillAverageOptions,
+}
+METHOD_NAMES: tuple[str, ...] = tuple(_METHODS)
+
+
+def _by_name(given: Any) -> Any:
+    """Options as the model that their name says, `pqd` where there is none: a fault's place need not repeat the name."""
+    if not isinstance(given, dict):
+        return given
+    name = given.get("name", "pqd")
+    if name not in METHOD_NAMES:
+        refuse("MethodOptions", [(("name",), f"there is no such method: choose one of {', '.join(METHOD_NAMES)}")])
+    return _METHODS[name].model_validate(given)
+
+
+MethodOptions = Annotated[
+    PqdOptions | DistillAverageOptions,
+    Field(discriminator="name"),
+    BeforeValidator(_by_name),
+]
+"""How a job learns: the options of one method, told apart by `name`."""
 
 LEARN_AS_ANSWERS_COME = frozenset({"pqd"})
 """Methods that can begin on a part of the answers and take in the others later."""

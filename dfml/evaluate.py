@@ -1,15 +1,17 @@
 """Few-shot accuracy with its 95 % interval, on a fixed list of episodes."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from dfml import tasks
 from dfml.adaptation import Embedding, HeadName, embed, heads
 from dfml.datasets import Dataset
 from dfml.nets import build
+from dfml.numerics.inner_loop import BatchNorm, functional
 
 TOGETHER = 100
 """Episodes whose heads are fitted at once, at most: enough to be fast."""
@@ -32,7 +34,7 @@ def evaluate(
 
     Raises ValueError where the data set's images or the evaluation do not fit.
     """
-    return _score(_hits(backbone, dataset, evaluation, head, device, on_episode), evaluation)
+    return _score(hits(backbone, dataset, evaluation, head, device, on_episode), evaluation)
 
 
 def evaluate_random(
@@ -50,7 +52,7 @@ def evaluate_random(
     runs = []
     for position, seed in enumerate(seeds):
         backbone = build(config, input_shape, generator=torch.Generator().manual_seed(seed))
-        runs.append(_hits(backbone, dataset, evaluation, head, device, _part(on_episode, position, len(seeds))))
+        runs.append(hits(backbone, dataset, evaluation, head, device, _part(on_episode, position, len(seeds))))
     return _score(torch.stack(runs).mean(0), evaluation)
 
 
@@ -64,19 +66,25 @@ def compare(
     device: torch.device | str = "cpu",
 ) -> tuple[Score, Score, Score]:
     """`evaluate` of both on the same episodes, and of second minus first: paired, so episodes that are hard for both cancel."""
-    one, other = (_hits(backbone, dataset, evaluation, head, device, None) for backbone in (first, second))
+    one, other = (hits(backbone, dataset, evaluation, head, device) for backbone in (first, second))
     return _score(one, evaluation), _score(other, evaluation), _score(other - one, evaluation)
 
 
-def _hits(
+def hits(
     backbone: Embedding,
     dataset: Dataset,
     evaluation: Evaluation,
     head: HeadName,
     device: torch.device | str,
-    on_episode: OnEpisode | None,
+    on_episode: OnEpisode | None = None,
+    *,
+    batch_norm: BatchNorm = "running",
 ) -> Tensor:
-    """Percent right: float64 (shots listed, episodes)."""
+    """Percent right of each episode: float64 (shots listed, episodes). For paired differences, see `difference`.
+
+    batch_norm: "batch" is transductive: the images of an episode are normalised by their own statistics, support and query
+    together, as in the papers' tables.
+    """
     images = dataset.images(evaluation.split)
     classes, per_class = images.shape[:2]
     if tuple(images.shape[2:]) != backbone.input_shape:
@@ -85,21 +93,41 @@ def _hits(
             "evaluate on a data set of that size"
         )
     episodes = tasks.sample(evaluation, classes=classes, per_class=per_class)
-    features = embed(backbone.to(device), images.flatten(0, 1))
+    flat = images.flatten(0, 1)
+    inductive = batch_norm == "running"
+    features = embed(backbone.to(device), flat) if inductive else flat
     right = torch.empty(len(evaluation.shots), evaluation.episodes, dtype=torch.float64)
-    an_episode = evaluation.ways * (max(evaluation.shots) + evaluation.queries) * features.shape[1]
+    an_episode = evaluation.ways * (max(evaluation.shots) + evaluation.queries) * backbone.dim
     together = min(TOGETHER, max(1, _NUMBERS_TOGETHER // an_episode))
     for start in range(0, evaluation.episodes, together):
         part = slice(start, start + together)
-        query, answer = _gather(features, episodes.asked[part])
         for row, shots in enumerate(evaluation.shots):
             support, labels = _gather(features, episodes.support(shots)[part])
+            query, answer = _gather(features, episodes.asked[part])
+            if not inductive:
+                support, query = _by_episode(backbone, support.to(device), query.to(device))
+                labels, answer = labels.to(device), answer.to(device)
             with torch.inference_mode():
                 guess = heads(head, support, labels, ways=evaluation.ways).logits(query).argmax(-1)
             right[row, part] = (guess == answer).double().mean(1).cpu() * 100
         if on_episode is not None:
             on_episode(min(start + together, evaluation.episodes), evaluation.episodes)
     return right
+
+
+def difference(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two results of `hits` on the same episodes: mean of one less the other, and its 95 % half-width, a number a shot."""
+    apart = one - other
+    return apart.mean(1), 1.96 * apart.std(1, correction=0) / apart.shape[1] ** 0.5
+
+
+def _by_episode(backbone: Embedding, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (tasks, n, 3, h, w) and (tasks, m, …) -> features, each task a batch to batch norm."""
+    module = cast(nn.Module, backbone)
+    call, parameters = functional(module, batch_norm="batch")
+    with torch.no_grad():
+        found = torch.stack([call(parameters, torch.cat(both)) for both in zip(support, query, strict=True)])
+    return found[:, : support.shape[1]], found[:, support.shape[1] :]
 
 
 def _gather(features: Tensor, indices: tasks.Indices) -> tuple[Tensor, Tensor]:

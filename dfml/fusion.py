@@ -1,4 +1,6 @@
-"""Meta-models made of teachers' weights alone, without an image: one teacher's features, and the average of all of them.
+"""Meta-models made of teachers' weights alone, without an image: one teacher's features, and averages of all of them.
+
+`average` is plain; `aligned_average` first matches channels by optimal transport (Singh and Jaggi 2020, "OTA" in the tables).
 
 A meta-model normalises by mean 0.5 and standard deviation 0.25 and has no bias before a batch norm, a teacher may differ: what
 it does instead is folded into its first convolution and its running means. The same function is computed, save for the
@@ -29,6 +31,51 @@ def average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) -> Back
         raise ValueError("the teachers' architectures differ: their weights have no average")
     mean = {name: torch.stack([weights[name] for weights in each]).mean(0) for name in each[0]}
     return _filled(mean, teachers[0].input_shape, config)
+
+
+def aligned_average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig, *, spread: float = 0.05) -> Backbone:
+    """The mean of Conv4 teachers whose channels were matched to the first one's, layer by layer: OTA fusion by weights.
+
+    A layer's channels are moved by the plan that carries them onto the first teacher's at least cost, the squared distance of
+    incoming weights, batch-norm scale and shift included; the next layer's inputs are moved along. Entropic plans (Cuturi 2013)
+    of `spread` times the mean cost, which are soft permutations. Raises ValueError where architectures differ or are no Conv4.
+    """
+    if config.backbone != "conv4":
+        raise ValueError(f"backbone {config.backbone}: only the channels of conv4 can be matched")
+    each = [_as_student(teacher) for teacher in teachers]
+    if len({tuple((name, tensor.shape) for name, tensor in weights.items()) for weights in each}) != 1:
+        raise ValueError("the teachers' architectures differ: their channels have no match")
+    aligned = [each[0], *(_aligned(weights, each[0], spread) for weights in each[1:])]
+    mean = {name: torch.stack([weights[name] for weights in aligned]).mean(0) for name in aligned[0]}
+    return _filled(mean, teachers[0].input_shape, config)
+
+
+def transport(cost: Tensor, *, spread: float, rounds: int = 200) -> Tensor:
+    """The entropic optimal transport between two uniform measures (n,), as n times the plan: rows and columns sum to one."""
+    scores = -cost / (spread * cost.mean()).clamp_min(1e-12)
+    for _ in range(rounds):
+        scores = scores - scores.logsumexp(1, keepdim=True)
+        scores = scores - scores.logsumexp(0, keepdim=True)
+    return scores.exp()
+
+
+def _aligned(weights: dict[str, Tensor], to: dict[str, Tensor], spread: float) -> dict[str, Tensor]:
+    moved, carried = dict(weights), None
+    blocks = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    for block in range(blocks):
+        conv = f"blocks.{block}.conv.weight"
+        if carried is not None:
+            moved[conv] = torch.einsum("oihw,ji->ojhw", moved[conv], carried)
+        others = [f"blocks.{block}.norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        here, there = (
+            torch.cat([held[conv].flatten(1), *(held[name][:, None] for name in others[:2])], 1) for held in (moved, to)
+        )
+        carried = transport(
+            torch.cdist(there, here).square(), spread=spread
+        )  # (theirs, ours): rows say where to take from
+        for name in (conv, *others):
+            moved[name] = torch.tensordot(carried, moved[name], dims=1)
+    return moved
 
 
 def _filled(weights: dict[str, Tensor], shape: tuple[int, int, int], config: BackboneConfig) -> Backbone:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.methods import PqdOptions
+from contracts.methods import ProceduralQueries
 
 TIGHT = 256
 """Fewer images an API than this is a tight budget."""
@@ -26,7 +26,7 @@ class Plan:
         return sum(len(indices) for indices in self.assigned)
 
 
-def plan(options: PqdOptions, *, queries: int, queries_per_api: int | None, apis: int, seed: int) -> Plan:
+def plan(options: ProceduralQueries, *, queries: int, queries_per_api: int | None, apis: int, seed: int) -> Plan:
     """A plan that never asks more than `queries` images in all, nor `queries_per_api` of any one API.
 
     Every image goes to the same number of APIs, drawn at random; every API gets the same number of images, give or take
@@ -48,7 +48,7 @@ def plan(options: PqdOptions, *, queries: int, queries_per_api: int | None, apis
     return Plan(images, tuple(np.flatnonzero(asked[:, api]) for api in range(apis)))
 
 
-def _apis_per_image(options: PqdOptions, queries: int, apis: int) -> int:
+def _apis_per_image(options: ProceduralQueries, queries: int, apis: int) -> int:
     if options.apis_per_image is not None:
         wanted = options.apis_per_image
     elif options.images is not None:

@@ -91,7 +91,7 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
             more = {"more": arrivals.more} if arrivals.early else {}
 
             def train() -> tuple[Backbone, dict[str, float]]:
-                done = METHODS[request.method.name].distil(
+                done = METHODS[request.method.name].learn(
                     answers, config, request.method, seed=request.seed, device=_device(), on_step=report.step, **more
                 )
                 return done.backbone.cpu(), done.metrics

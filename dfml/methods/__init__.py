@@ -1,14 +1,53 @@
-"""Every method by its name: a module with `train`, and the options it takes.
+"""Every method by its name: how it trains, the options it takes, and whether all it asks is planned before it asks.
 
-Methods of `METHODS` meet teachers as black boxes, within a budget of queries: `train(teachers, config, options, *, queries,
-seed, device, on_step)`. Those of `WHITE_BOX` need `WhiteBoxTeacher`s and spend no queries: the same without `queries`.
+`train(teachers, config, options, *, queries, queries_per_api, seed, device, on_step)` gives something with a `backbone` and
+`metrics`. What a method needs of its teachers is in the type of `teachers`, or follows from `options.gradients`.
 """
 
-from contracts.methods import BidfMkdOptions, FreeOptions, PqdOptions, PurerOptions
-from dfml.methods import bidf_mkd, free, pqd, purer
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["METHODS", "OPTIONS", "WHITE_BOX", "bidf_mkd", "free", "pqd", "purer"]
+from contracts.meta_models import BackboneConfig
+from contracts.methods import (
+    BidfMkdOptions,
+    DistillAverageOptions,
+    FreeOptions,
+    PqdOptions,
+    PurerOptions,
+)
+from dfml.memory import Answers
+from dfml.methods import bidf_mkd, distill, free, pqd, purer
 
-METHODS = {"pqd": pqd, "bidf-mkd": bidf_mkd}
-WHITE_BOX = {"free": free, "purer": purer}
-OPTIONS = {"pqd": PqdOptions, "bidf-mkd": BidfMkdOptions, "free": FreeOptions, "purer": PurerOptions}
+__all__ = ["METHODS", "Method", "bidf_mkd", "distill", "free", "pqd", "purer"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """`distil`: learns from `Answers` about a planned pool of images; None where the method asks as it goes (`adaptive`)."""
+
+    options: type
+    train: Callable[..., Any]
+    distil: Callable[..., Any] | None = None
+
+    def learn(self, answers: Answers, config: BackboneConfig, options: Any, **rest: Any) -> Any:
+        """`distil`, for methods that have it. Raises TypeError for one that asks as it goes."""
+        if self.distil is None:
+            raise TypeError(
+                f"{self.options.__name__}: this method asks as it goes, and cannot learn from answers alone"
+            )
+        return self.distil(answers, config, options, **rest)
+
+    @property
+    def adaptive(self) -> bool:
+        """What it asks next depends on what was answered."""
+        return self.distil is None
+
+
+METHODS = {
+    "pqd": Method(PqdOptions, pqd.train, pqd.distil),
+    "bidf_mkd": Method(BidfMkdOptions, bidf_mkd.train),
+    "free": Method(FreeOptions, free.train),
+    "purer": Method(PurerOptions, purer.train),
+    "distill_average": Method(DistillAverageOptions, distill.train, distill.distil),
+}

@@ -3,6 +3,7 @@
     random_initialisation   nothing: the start of every method
     best_single             weights of one teacher, and which one is best
     weight_average          weights of all teachers, of one architecture
+    ota                     the same, their channels matched first
     single_teacher          the answers of one teacher about images at hand
     OutputsAsFeatures       the APIs themselves, whenever the meta-model is used: one query of each an image, for ever
     real_data               the teachers' training images: the ceiling
@@ -16,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
-from dfml.augmentation import augment
-from dfml.fusion import average, transplant
+from dfml.fusion import aligned_average, average, transplant
+from dfml.methods import distill
 from dfml.nets import Backbone, build
-from dfml.nets.learner import Learner, build_learner
-from dfml.numerics.distillation import divergence
+from dfml.nets.learner import Learner
 from dfml.supervised import OnEpoch, train_classifier
 from dfml.teachers import ModuleTeacher, Teacher, WhiteBoxTeacher
 
@@ -43,6 +43,11 @@ def weight_average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) 
     return average(teachers, config)
 
 
+def ota(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) -> Backbone:
+    """Their mean after optimal transport of channels (Singh and Jaggi 2020). Raises ValueError where architectures differ."""
+    return aligned_average(teachers, config)
+
+
 def single_teacher(
     teacher: Teacher,
     config: BackboneConfig,
@@ -59,21 +64,10 @@ def single_teacher(
     Costs n queries. Its accuracy on the teacher's real held-out images measures how good recovered images are; its backbone
     is the baseline of distilling one API alone.
     """
-    answers = teacher.predict(images).to(device)
-    images = images.to(device)
-    generator = torch.Generator().manual_seed(seed)
-    learner = build_learner(config, teacher.input_shape, ways=teacher.ways, generator=generator).to(device).train()
-    optimiser = torch.optim.AdamW(learner.parameters(), lr=rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    for _ in range(steps):
-        chosen = torch.randperm(len(images), generator=generator)[:batch].to(device)
-        shown = augment(images[chosen], flip=True, shift=2, generator=generator)
-        loss = divergence(answers[chosen], learner(shown))
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        schedule.step()
-    return learner.eval()
+    learner, _ = distill.one(
+        images, teacher.predict(images), config, seed=seed, steps=steps, batch=batch, rate=rate, device=device
+    )
+    return learner
 
 
 class OutputsAsFeatures(nn.Module):

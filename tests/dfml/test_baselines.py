@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from contracts.meta_models import BackboneConfig, Evaluation
+from contracts.methods import DistillAverageOptions
 from dfml.datasets import Dataset
 from dfml.evaluate import evaluate
 from dfml.fusion import transplant
-from dfml.methods import baselines
+from dfml.memory import Answers
+from dfml.methods import METHODS, baselines, distill
+from dfml.methods.pqd import ask
 from dfml.nets import weights
+from dfml.plans import plan
+from dfml.procedural import query_set
 from dfml.teachers import ModuleTeacher
 
 CONFIG = BackboneConfig(width=16)
@@ -63,3 +68,31 @@ def test_the_average_needs_one_architecture(blob_teachers: list[ModuleTeacher]) 
     assert baselines.weight_average(blob_teachers, CONFIG).dim == 16
     with pytest.raises(ValueError, match="do not fit this network"):
         baselines.weight_average(blob_teachers, BackboneConfig(width=64))
+
+
+def test_a_mean_of_distilled_networks_is_their_mean(blob_teachers: list[ModuleTeacher]) -> None:
+    """With one API it is that API's network; its budget is kept to, and it can be stopped."""
+    options = DistillAverageOptions(steps=4, batch=8)
+    teachers = blob_teachers[:2]
+    before = [teacher.queries for teacher in teachers]
+    seen: list[tuple[int, int]] = []
+    both = METHODS["distill_average"].train(
+        teachers, CONFIG, options, queries=60, seed=0, on_step=lambda done, total, _: seen.append((done, total))
+    )
+    assert sum(teacher.queries for teacher in teachers) - sum(before) <= 60
+    assert seen == [(step, 8) for step in range(1, 9)]
+    planned = plan(options, queries=60, queries_per_api=None, apis=2, seed=0)
+    pool = torch.from_numpy(query_set(options.mixture, seed=0, size=(16, 16)).images(range(planned.images)))
+    answers = ask(teachers, pool, planned)
+    alone = []
+    for api in range(2):
+        asked = answers.asked[:, api]
+        learner, _ = distill.one(
+            pool[asked], answers.probabilities[api][asked], CONFIG, seed=0, steps=4, batch=8, rate=options.learning_rate
+        )
+        alone.append(weights(learner.backbone)["blocks.2.conv.weight"])
+    assert torch.allclose(weights(both.backbone)["blocks.2.conv.weight"], (alone[0] + alone[1]) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match="no API answered two images"):
+        distill.distil(
+            Answers(pool[:1], [torch.ones(1, 3) / 3], torch.ones(1, 1, dtype=torch.bool)), CONFIG, options, seed=0
+        )

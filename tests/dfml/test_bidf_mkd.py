@@ -13,7 +13,7 @@ from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions
 from dfml import visits
 from dfml.access import PROBE, probe
-from dfml.methods import METHODS, OPTIONS, bidf_mkd
+from dfml.methods import METHODS, bidf_mkd
 from dfml.methods.bidf_mkd import Plateau
 from dfml.nets import weights
 from dfml.nets.learner import Learner, build_learner
@@ -430,8 +430,9 @@ def test_apis_of_different_shapes_are_refused(make_teacher: MakeTeacher, tiny: B
 
 
 def test_the_table_of_methods() -> None:
-    assert METHODS["bidf-mkd"] is bidf_mkd
-    assert OPTIONS["bidf-mkd"]().name == "bidf-mkd"
+    for name, method in METHODS.items():
+        assert method.options().name == name
+    assert [name for name, method in METHODS.items() if not method.adaptive] == ["pqd", "distill_average"]
 
 
 def test_noise_has_no_frequencies() -> None:
