@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from api_zoo.services import Services as Hosting
+from meta_server.orphans import OrphanSweeper
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
 from meta_server.serving import Serving
@@ -68,5 +69,6 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
         background.start_soon(Reaper(jobs, queue, redis).run)
+        background.start_soon(OrphanSweeper(redis, artifacts).run)
         background.start_soon(Sweeper(adapted_models, artifacts).run)
         yield Services(redis, jobs, meta_models, adapted_models, artifacts, queue, serving, hosting(settings, redis))

@@ -41,6 +41,11 @@ def store_errors() -> Iterator[None]:
         yield
     except (ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, OSError) as error:
         raise StoreUnavailable(f"Redis does not serve: {error}") from error
+    except RuntimeError as error:
+        # uvloop's word for a connection that was closed behind redis-py's back
+        if "handler is closed" not in str(error):
+            raise
+        raise StoreUnavailable(f"Redis does not serve: {error}") from error
 
 
 def connect(url: str, *, timeout: float = 5.0) -> Redis:

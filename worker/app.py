@@ -23,6 +23,7 @@ def create_app(settings: Settings) -> Celery:
     broker = settings.redis_url.get_secret_value()
     app = Celery("worker", broker=broker, set_as_current=False)
     app.conf.update(
+        broker_transport="worker.broker:Transport",
         # the solo pool lost its task at soft shutdown in 3 of 3 runs, and threads cannot be revoked
         worker_pool="prefork",
         # the task of a child that was killed is delivered again at once

@@ -108,7 +108,7 @@ class Arrivals:
         asked = torch.zeros(len(images), len(chunks), dtype=torch.bool)
         for column, taken in enumerate(chunks):
             paths = [one.path for one in taken if one.path is not None]
-            rows = [from_safetensors(self._context.artifacts.read(path)) for path in paths]
+            rows = [from_safetensors(self._context.artifacts.recall(path)) for path in paths]
             answered = torch.zeros(len(images), rows[0]["probabilities"].shape[1] if rows else 2)
             for row in rows:
                 answered[row["indices"]] = row["probabilities"]

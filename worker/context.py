@@ -20,6 +20,7 @@ from worker.settings import Settings
 from worker.transport import Guard, GuardedTransport
 
 POLL_EVERY = 1.0  # seconds between looks at the job's status
+GIVE_BACK = 20.0  # seconds for which a lease that cannot be released, because Redis is away, is tried again
 DRAIN = 30.0  # seconds that a request under way is given to be answered when its job is paused
 
 
@@ -41,6 +42,7 @@ class Context:
     stopping: Callable[[], bool] = lambda: False  # the worker is asked to shut down
     poll_every: float = POLL_EVERY
     drain: float = DRAIN
+    give_back: float = GIVE_BACK
     renew_every: float = RENEW_EVERY
 
     async def advance(self, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What ends a job, by exception: one table from class to code, with the sentence a person gets to read.
+"""What ends a job, by exception: one table from class to code, with the sentence a person gets to read. And what pauses it.
 
 An exception that is not in the table is a fault of ours (`internal`); its message is logged, not shown.
 """
@@ -6,7 +6,7 @@ An exception that is not in the table is a fault of ours (`internal`); its messa
 import errno
 
 from contracts.jobs import JobError
-from meta_server.store.artifacts import ArtifactMissing
+from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing
 from meta_server.store.secrets import BadSecretKey
 from metering.leases import AttemptsExhausted
 
@@ -22,6 +22,7 @@ class JobFault(Exception):
 CODES: dict[type[Exception], str] = {
     AttemptsExhausted: "attempts_exhausted",
     ArtifactMissing: "artifact_missing",
+    ArtifactDamaged: "artifact_damaged",
     BadSecretKey: "secret_key_changed",
     MemoryError: "out_of_memory",
 }
@@ -31,9 +32,17 @@ def job_error(error: Exception) -> JobError:
     """The error of a job that `error` ended."""
     if isinstance(error, JobFault):
         return error.error
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return JobError(code="disk_full", message="the artefact store is full: make room and submit the job again")
     for kind, code in CODES.items():
         if isinstance(error, kind):
             return JobError(code=code, message=str(error) or code)
     return JobError(code="internal", message="a worker failed in a way it should not: its log has the cause")
+
+
+def reason_to_pause(error: Exception) -> str | None:
+    """Why the job should rest until a person has seen to it; None if `error` ends it.
+
+    What was sent and could not be stored stays an open hold: after a resume within a day the API gives the answer again.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full: the artefact store is full; make room, then resume the job"
+    return None

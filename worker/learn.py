@@ -28,6 +28,7 @@ from dfml.evaluate import evaluate, evaluate_random
 from dfml.methods import METHODS
 from dfml.nets import Backbone, build, load_weights, weights
 from meta_server.store import ids
+from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing
 from meta_server.store.stored_job import StoredJob
 from metering.records import MoveRefused
 from worker.arrivals import Arrivals, GaveWay
@@ -79,9 +80,13 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
     backbone = build(config, shape, generator=torch.Generator().manual_seed(request.seed))
     if "backbone" in job.checkpoints:
         kept = json.loads(job.checkpoints["backbone"])
-        content = await asyncio.to_thread(context.artifacts.read, kept["path"])
-        load_weights(backbone, from_safetensors(content))
-        return backbone.eval(), kept["metrics"]
+        try:
+            content = await asyncio.to_thread(context.artifacts.recall, kept["path"])
+        except (ArtifactDamaged, ArtifactMissing) as error:
+            await context.store.warn(job.id, watch.lease, f"a checkpoint is refused, training begins anew: {error}")
+        else:
+            load_weights(backbone, from_safetensors(content))
+            return backbone.eval(), kept["metrics"]
 
     await context.store.phase(job.id, watch.lease, Phase.META_TRAIN)
     arrivals = Arrivals(context, job, watch)
@@ -99,8 +104,8 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
             backbone, metrics = await asyncio.to_thread(train)
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
-    path = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}.safetensors"
-    await asyncio.to_thread(context.artifacts.write, path, to_safetensors(weights(backbone)))
+    stem = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}"
+    path = await asyncio.to_thread(context.artifacts.keep, stem, ".safetensors", to_safetensors(weights(backbone)))
     await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
     return backbone, metrics
 

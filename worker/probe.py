@@ -11,6 +11,8 @@ from contracts.oip import Tensor
 from contracts.zoo import parse_policy
 
 IMAGES = 16  # of the probe: enough to see a fault, few enough to lose
+USELESS_AFTER = 64  # images with one and the same answer, after which an API is asked no more
+SAME = 1e-5  # difference of probabilities that counts as none
 SLACK = 1e-2  # how far from 1 the probabilities of an unrounded answer may sum
 
 _TYPES = {"FP32": "<f4", "FP64": "<f8"}
@@ -49,6 +51,22 @@ def read_probabilities(tensor: Tensor, *, images: int, classes: int, response_po
         wanted = "1" if least == 1 else f"{least:.3g} to 1"
         raise BadApi(f"its probabilities sum to {over if over > 1 + slack else short:.3g}, not {wanted}")
     return answered.astype(np.float32)
+
+
+class Sameness:
+    """Counts `images` for as long as all of an API's answers are the same one: then they teach nothing."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._first: NDArray[np.float32] | None = None
+        self._differ = False
+
+    def add(self, probabilities: NDArray[np.float32]) -> None:
+        """Answers to some images, float32 (n, classes)."""
+        if self._first is None:
+            self._first = probabilities[0]
+        self._differ = self._differ or not np.allclose(probabilities, self._first, rtol=0, atol=SAME)
+        self.images = 0 if self._differ else self.images + len(probabilities)
 
 
 def _top(response_policy: str, classes: int) -> int:

@@ -34,7 +34,7 @@ from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, Settled
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
-from worker.probe import BadApi, read_probabilities
+from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.todo import Todo
 from worker.watch import GRACE, Stopped, Watch, Why, end, why
 from worker.window import Window
@@ -83,6 +83,7 @@ class RemoteTeacher:
     _chunks: int = 0
     _losses: int = 0
     _lost_at: float = 0.0
+    _sameness: Sameness = field(default_factory=Sameness)
 
     def __post_init__(self) -> None:
         self.largest = min(self.info.max_images or CHUNK, LARGEST_CHUNK)
@@ -320,11 +321,14 @@ class RemoteTeacher:
             raise
         indices = self.indices[chunk.start : chunk.stop]
         content = to_safetensors({"indices": indices, "probabilities": probabilities})
-        path = f"jobs/{self.job_id}/answers/{chunk.id}-{self.watch.lease.fence}.safetensors"
-        await asyncio.to_thread(self.artifacts.write, path, content)
+        stem = f"jobs/{self.job_id}/answers/{chunk.id}-{self.watch.lease.fence}"
+        path = await asyncio.to_thread(self.artifacts.keep, stem, ".safetensors", content)
         await self._settle(chunk, Outcome.CONFIRMED, path)
         if turn.at > self._lost_at:
             self._losses = 0
+        self._sameness.add(probabilities)
+        if self._sameness.images >= USELESS_AFTER:
+            raise Enough(f"it gave the same answer to each of {self._sameness.images} images")
 
     async def _settle(self, chunk: Chunk, outcome: Outcome, path: str | None = None) -> None:
         await self.ledger.settle(self.watch.lease, chunk, outcome, path=path)

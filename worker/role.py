@@ -1,15 +1,17 @@
 """How every task runs: one role of one job, under its lease, watched, its failures made the job's error."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
 from contracts.jobs import JobStatus
+from contracts.problems import ProblemError
 from meta_server.store.stored_job import StoredJob
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
 from metering.scripts import StoreUnavailable
 from worker.context import Context
-from worker.failures import JobFault, job_error
+from worker.failures import JobFault, job_error, reason_to_pause
 from worker.watch import Stopped, Watch, Why, watching
 
 log = structlog.get_logger()
@@ -47,6 +49,11 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
             except (Stopped, LeaseLost, StoreUnavailable):
                 raise
             except Exception as error:
+                if reason := reason_to_pause(error):
+                    log.warning("job_pauses", reason=reason)
+                    with suppress(ProblemError):  # it is ending, or has ended
+                        await context.store.pause(job_id, reason=reason, lease=lease)
+                    raise Stopped(Why.PAUSED) from error
                 if isinstance(error, JobFault):
                     log.info("job_failed", code=error.error.code)
                 else:

@@ -3,21 +3,26 @@
 import asyncio
 import os
 import socket
+import time
 from functools import partial
 
 import structlog
 from celery import Celery
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 
 from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, Queue
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
+from metering.scripts import StoreUnavailable
 from worker.acquire import acquire
 from worker.context import open_context
 from worker.role import Work, work_on
 from worker.settings import Settings
 from worker.stopping import Stopping
 from worker.watch import Stopped, Why
+
+AWAY_SECONDS = 1.0  # before a task that Redis failed is put back: if that is possible, Redis is there again
 
 log = structlog.get_logger()
 
@@ -40,6 +45,10 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
                 log.info("stopped", why=stopped.why)
                 if stopped.why is Why.SHUTDOWN:
                     raise Reject(requeue=True) from None
+            except (StoreUnavailable, OperationalError) as error:
+                log.warning("redis_away", cause=str(error))
+                time.sleep(AWAY_SECONDS)
+                raise Reject(requeue=True) from None
 
     async def _in_context(job_id: str, role: str, work: Work) -> None:
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:

@@ -122,7 +122,10 @@ async def end(task: asyncio.Future[Any]) -> None:
 
 @asynccontextmanager
 async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator[Watch]:
-    """Watches over a task and gives its lease back at the end. An ordered shutdown or a pause counts as no attempt."""
+    """Watches over a task and gives its lease back at the end.
+
+    An ordered shutdown or a pause counts as no attempt, and neither does Redis being away: the task is not at fault.
+    """
     watch = Watch(context, job_id, lease)
     keeper = asyncio.ensure_future(watch.keep())
     orderly = False
@@ -131,6 +134,23 @@ async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator
     except Stopped as stopped:
         orderly = stopped.why in (Why.SHUTDOWN, Why.PAUSED)
         raise
+    except StoreUnavailable:
+        orderly = True
+        raise
     finally:
         await end(keeper)
-        await context.store.leases.release(lease, orderly=orderly)
+        await _give_back(context, lease, orderly=orderly)
+
+
+async def _give_back(context: Context, lease: Lease, *, orderly: bool) -> None:
+    """Release the lease, waiting a while for Redis to come back: a lease that is left to run out costs its job a minute."""
+    deadline = time.monotonic() + context.give_back
+    while True:
+        try:
+            await context.store.leases.release(lease, orderly=orderly)
+        except StoreUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(context.poll_every)
+        else:
+            return

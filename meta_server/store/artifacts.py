@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -20,6 +21,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 class ArtifactMissing(FileNotFoundError):
     """The store has no such file."""
+
+
+class ArtifactDamaged(OSError):
+    """The file is not the one that was written."""
 
 
 class Artifacts:
@@ -54,6 +59,24 @@ class Artifacts:
         """Paths of all files below a folder, sorted."""
         found = self._fs.find(self._full(folder))
         return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+
+    def modified(self, path: str) -> datetime:
+        """When the file was written, in UTC. Raises `ArtifactMissing`."""
+        try:
+            when: datetime = self._fs.modified(self._full(path))
+        except FileNotFoundError:
+            raise ArtifactMissing(f"the artefact store has no file {path}") from None
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file, and the folders that this leaves empty; one that is gone already is no fault."""
+        full = self._full(path)
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(full)
+        if self._is_local:
+            with suppress(OSError):  # not empty
+                for folder in Path(full).parents[: path.count("/")]:
+                    folder.rmdir()
 
     def local(self, folder: str) -> Path:
         """The folder on this machine: itself if it is here, else a copy that is kept as long as this object.
@@ -93,6 +116,19 @@ class Artifacts:
             Path(temporary).unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
+
+    def keep(self, stem: str, suffix: str, content: bytes) -> str:
+        """Write a file whose name tells its SHA-256, and return its path: `{stem}-{digest}{suffix}`."""
+        path = f"{stem}-{hashlib.sha256(content).hexdigest()}{suffix}"
+        self.write(path, content)
+        return path
+
+    def recall(self, path: str) -> bytes:
+        """What `keep` wrote at `path`. Raises `ArtifactMissing`, `ArtifactDamaged`."""
+        content = self.read(path)
+        if hashlib.sha256(content).hexdigest() not in PurePosixPath(path).name:
+            raise ArtifactDamaged(f"{path} in the artefact store was changed or damaged: put the proper file back")
+        return content
 
     def put_folder(self, source: Path, folder: str) -> Mapping[str, str]:
         """Copy the files directly in `source` into `folder`: file name -> SHA-256."""

@@ -30,7 +30,7 @@ from metering.ledger import (
     Outcome,
     budget_fields,
 )
-from metering.scripts import Scripts, connect
+from metering.scripts import Scripts, StoreUnavailable, connect, store_errors
 
 PARTS = ("leases", "record", "budget", "holds", "settled", "events")
 KEYS = LedgerKeys(**{part: f"test:{part}" for part in PARTS})
@@ -307,3 +307,10 @@ def test_a_chunk_is_sent_under_the_same_key_each_time_and_no_other_chunk_is() ->
     ]
     assert chunk.key("j") == Chunk(**{name: getattr(chunk, name) for name in Chunk.__dataclass_fields__}).key("j")
     assert len({chunk.key("j"), chunk.key("k"), *(other.key("j") for other in others)}) == 5
+
+
+def test_a_connection_that_uvloop_found_closed_is_a_store_that_is_away() -> None:
+    with pytest.raises(StoreUnavailable), store_errors():
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    with pytest.raises(RuntimeError), store_errors():
+        raise RuntimeError("a fault of ours")

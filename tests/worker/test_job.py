@@ -486,14 +486,3 @@ async def test_a_fault_of_ours_fails_the_job_and_shows_nothing_of_it(
     assert "division" not in told.error.message
     assert (await world.store.load(told.id)).due() == []
     assert not await world.redis.hget(keys.job(told.id, "leases"), f"held:{acquire_role('a0')}")
-
-
-async def test_a_full_disk_fails_the_job_with_its_code(world: Any, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(world.context.artifacts, "write", full)
-    told = await world.acquire_all(await world.submit(api(), queries=32))
-    assert told.error.code == "disk_full"
-    world.balance(told)
-    assert (told.budget.unconfirmed, told.budget.reserved) == (16, 0)

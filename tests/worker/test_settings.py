@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kombu import Connection, Producer, Queue
 from pydantic import ValidationError
 
 from worker.app import create_app
@@ -39,7 +41,34 @@ def test_the_app_has_the_settings_that_were_measured(monkeypatch: pytest.MonkeyP
     assert (conf.worker_pool, conf.task_acks_late, conf.task_reject_on_worker_lost) == ("prefork", True, True)
     assert (conf.worker_prefetch_multiplier, conf.worker_soft_shutdown_timeout) == (1, 30)
     assert conf.accept_content == ["json"]
+    assert conf.broker_transport == "worker.broker:Transport"
     assert conf.task_serializer == conf.result_serializer == "json"
     assert conf.visibility_timeout == conf.broker_transport_options["visibility_timeout"] == 43200
     assert conf.result_backend_transport_options["visibility_timeout"] == 43200
     assert {"worker.acquire_api", "worker.learn"} <= set(app.tasks)
+
+
+def consume(redis_url: str, transport: Any) -> None:
+    """Take a message, lose the connection, end the channel: what Celery does when Redis goes away."""
+    with Connection(redis_url, transport=transport) as connection:
+        channel = connection.channel()
+        queue = Queue("test", channel=channel)
+        queue.declare()
+        Producer(channel).publish({"id": 1}, routing_key="test")
+        message = queue.get(no_ack=False)
+        assert message is not None
+        channel._disconnect_pools()
+        channel.connection.client = None
+        message.ack()
+        channel.close()
+
+
+@pytest.mark.redis
+def test_a_worker_whose_connection_to_redis_was_lost_forgets_its_messages_instead_of_dying(
+    redis_url: str,
+) -> None:
+    from worker.broker import Transport
+
+    with pytest.raises(AttributeError):  # when this fails, kombu was mended and worker/broker.py can go
+        consume(redis_url, "redis")
+    consume(redis_url, Transport)

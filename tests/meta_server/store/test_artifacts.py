@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_server.store.artifacts import ArtifactMissing, Artifacts
+from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
 from meta_server.store.secrets import BadSecretKey, Secrets
 
 
@@ -22,6 +22,14 @@ def test_what_is_written_is_read_and_listed(artifacts: Artifacts) -> None:
         assert file.read() == b"22"
     folder = artifacts.local("a")
     assert (folder / "b" / "one").read_bytes() == b"1"
+
+
+def test_what_is_kept_is_known_by_its_hash(artifacts: Artifacts) -> None:
+    path = artifacts.keep("jobs/j/answers/a0.0", ".bin", b"paid for")
+    assert artifacts.recall(path) == b"paid for"
+    artifacts.write(path, b"something else")
+    with pytest.raises(ArtifactDamaged, match="damaged"):
+        artifacts.recall(path)
 
 
 def test_what_is_not_there(artifacts: Artifacts) -> None:
