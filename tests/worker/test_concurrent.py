@@ -30,7 +30,7 @@ async def answers_of(world: Any, job_id: str) -> dict[int, bytes]:
 
 def faulty(api: Any, problem: Any, rng: random.Random, *, many: list[int]) -> None:
     """Make `api` slow, at times refusing, failing, or losing its answer; `many` collects how many requests it had at once."""
-    proper, at_once, met = api.handle, 0, set[str]()
+    proper, at_once, met = api.handle, 0, set[str | None]()
 
     async def handle(request: httpx.Request) -> httpx.Response:
         nonlocal at_once
@@ -38,7 +38,7 @@ def faulty(api: Any, problem: Any, rng: random.Random, *, many: list[int]) -> No
             return await proper(request)
         at_once += 1
         many.append(at_once)
-        key = request.headers["idempotency-key"]
+        key = request.headers.get("idempotency-key")
         try:
             await asyncio.sleep(rng.random() * 0.02)
             fate = rng.random()
@@ -48,7 +48,7 @@ def faulty(api: Any, problem: Any, rng: random.Random, *, many: list[int]) -> No
                 return problem(503, headers={"Retry-After": "0"})
             large = int(request.headers["content-length"]) > 26 * 768
             # what may have been charged before and is refused now is rightly given up as unconfirmed: not here
-            if fate < 0.2 and large and key not in met:
+            if fate < 0.2 and large and (key is None or key not in met):
                 return problem(413, max_images=24)
             response = await proper(request)
             await asyncio.sleep(rng.random() * 0.02)
