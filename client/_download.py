@@ -1,6 +1,7 @@
 """Whole folders from the server: each file checked by its SHA-256, kept if it is there already."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -29,6 +30,12 @@ def download(path: str, digests: Mapping[str, str], folder: Path, *, retries: in
         finally:
             part.unlink(missing_ok=True)
     return folder
+
+
+def cached(model_id: str) -> Path:
+    """Where files of a model are kept between runs: below `XDG_CACHE_HOME`, or `~/.cache`."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "metazoo" / quote(model_id, safe="")
 
 
 def _sha256(path: Path) -> str:

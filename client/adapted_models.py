@@ -3,15 +3,20 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import anyio
 
 from client import zoo
-from client._download import download
+from client._download import cached, download
 from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
 from client._images import Image, to_tensor
+from client.meta_models import AsyncMetaModels, MetaModels
 from contracts.adaptation import AdaptedModel, AdaptedModelPage, PredictResponse
+
+if TYPE_CHECKING:
+    from client.local import LocalAdaptedModel
 
 
 class AdaptedModels:
@@ -47,6 +52,15 @@ class AdaptedModels:
         """Put its files into `folder`, each checked by its SHA-256; returns the folder. See `MetaModels.download`."""
         return self._driver.run(_download(adapted_id, Path(folder), self._driver.retries))
 
+    def load(self, adapted_id: str) -> "LocalAdaptedModel":
+        """It on this machine, downloaded to a cache with its meta-model: needs torch. It goes on after the server's ends.
+
+        metazoo.adapted_models.load(id).export_onnx("pets.onnx")
+        """
+        model = self.retrieve(adapted_id)
+        origin = MetaModels(self._driver).download(model.meta_model, cached(model.meta_model))
+        return _loaded(self.download(adapted_id, cached(adapted_id)), origin)
+
 
 class AsyncAdaptedModels:
     """`AsyncMetazoo.adapted_models`."""
@@ -75,6 +89,18 @@ class AsyncAdaptedModels:
     async def download(self, adapted_id: str, folder: str | os.PathLike[str]) -> Path:
         """Put its files into `folder`; see `AdaptedModels.download`."""
         return await self._driver.run(_download(adapted_id, Path(folder), self._driver.retries))
+
+    async def load(self, adapted_id: str) -> "LocalAdaptedModel":
+        """It on this machine; see `AdaptedModels.load`."""
+        model = await self.retrieve(adapted_id)
+        origin = await AsyncMetaModels(self._driver).download(model.meta_model, cached(model.meta_model))
+        return await anyio.to_thread.run_sync(_loaded, await self.download(adapted_id, cached(adapted_id)), origin)
+
+
+def _loaded(folder: Path, origin: Path) -> "LocalAdaptedModel":
+    from client import local  # brings torch
+
+    return local.load_adapted(folder, local.load(origin))
 
 
 def _path(adapted_id: str) -> str:

@@ -5,16 +5,19 @@ import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from urllib.parse import quote
 
 import anyio
 
-from client._download import download
+from client._download import cached, download
 from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
 from client._images import Image, to_files
 from contracts.adaptation import AdaptedModel, Calibration, Method, PredictResponse
 from contracts.meta_models import Comparison, Evaluation, MetaModel, MetaModelPage
+
+if TYPE_CHECKING:
+    from client.local import LocalMetaModel
 
 Head = Literal["logistic", "prototypes"]
 Support = Iterable[tuple[Image, str]]
@@ -59,6 +62,15 @@ class MetaModels:
         Files that are there and whole are kept. Raises `InvalidAnswer` when one arrives damaged.
         """
         return self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
+
+    def load(self, meta_model_id: str, folder: str | os.PathLike[str] | None = None) -> "LocalMetaModel":
+        """The meta-model on this machine, downloaded to `folder` (default: a cache) if it is not there: needs torch.
+
+        model = metazoo.meta_models.load(id)
+        model.predict(support=[("cat.png", "cat"), ("dog.png", "dog")], query=["x.png"])
+        """
+        place = cached(meta_model_id) if folder is None else Path(folder)
+        return _loaded(self.download(meta_model_id, place))
 
     def archive(self, meta_model_id: str, file: str | os.PathLike[str]) -> Path:
         """Put all of the meta-model's files into one zip at `file`; returns it."""
@@ -143,6 +155,11 @@ class AsyncMetaModels:
         """Put the meta-model's files into `folder`; see `MetaModels.download`."""
         return await self._driver.run(_download(meta_model_id, Path(folder), self._driver.retries))
 
+    async def load(self, meta_model_id: str, folder: str | os.PathLike[str] | None = None) -> "LocalMetaModel":
+        """The meta-model on this machine; see `MetaModels.load`."""
+        place = cached(meta_model_id) if folder is None else Path(folder)
+        return await anyio.to_thread.run_sync(_loaded, await self.download(meta_model_id, place))
+
     async def archive(self, meta_model_id: str, file: str | os.PathLike[str]) -> Path:
         """Put all of the meta-model's files into one zip at `file`; returns it."""
         return await self._driver.run(_archive(meta_model_id, Path(file), self._driver.retries))
@@ -188,6 +205,12 @@ class AsyncMetaModels:
         """Learn a task and keep what was learned; see `MetaModels.adapt`."""
         request = await anyio.to_thread.run_sync(_adapt, meta_model_id, support, options)
         return await self._driver.call(request, AdaptedModel)
+
+
+def _loaded(folder: Path) -> "LocalMetaModel":
+    from client import local  # brings torch
+
+    return local.load(folder)
 
 
 def _path(meta_model_id: str) -> str:

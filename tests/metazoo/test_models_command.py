@@ -220,7 +220,7 @@ def test_registry(command: Any, tmp_path: Path) -> None:
     assert command(app, server, "edit", "mm_1", "--tag", "a", "--tag", "b", "--notes", "x", *HERE).exit_code == 0
     assert command(app, server, "delete", "mm_1", *HERE).exit_code == 0
     assert command(app, server, "restore", "mm_1", *HERE).exit_code == 0
-    assert command(app, server, "archive", "mm_1", tmp_path / "m.zip", *HERE).exit_code == 0
+    assert command(app, server, "export", "mm_1", tmp_path / "m.zip", *HERE).exit_code == 0
     assert (tmp_path / "m.zip").read_bytes() == b"zip"
     compared = command(app, server, "compare", "mm_1", "mm_2", "--shots", "1", *HERE).stdout
     assert "second - first 50.00 ± 1.00 points" in compared
