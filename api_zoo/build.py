@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from api_zoo.folder import MANIFEST, BadZoo, read_manifest
+from api_zoo.folder import MANIFEST, BadZoo, read_manifest, write_whole
 from api_zoo.scenarios import BuildPlan
 from contracts.meta_models import BackboneConfig
 from contracts.zoo import Manifest, Network, Normalisation, TeacherEntry
@@ -89,7 +89,7 @@ def _claim(plan: BuildPlan, folder: Path) -> None:
     elif (folder / MANIFEST).exists():
         raise BadZoo(f"{folder} holds a zoo that was not built here: give another --out")
     else:
-        _write(path, json.dumps(asdict(plan)).encode())
+        write_whole(path, json.dumps(asdict(plan)).encode())
 
 
 def _train_all(training: Callable[[int], TeacherEntry], numbers: list[int], processes: int) -> Generator[TeacherEntry]:
@@ -164,8 +164,8 @@ def train_one(
             backbone=lesson.backbone, width=plan.width, input=classifier.input_shape, normalise=normalisation
         ),
     )
-    _write(folder / entry.file, held)
-    _write(_entry_path(folder, number), entry.model_dump_json().encode())
+    write_whole(folder / entry.file, held)
+    write_whole(_entry_path(folder, number), entry.model_dump_json().encode())
     checkpoint.unlink(missing_ok=True)
     return entry
 
@@ -216,7 +216,7 @@ def _write_manifest(plan: BuildPlan, folder: Path) -> Manifest:
             ],
         }
     )
-    _write(folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
+    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     for number in range(plan.teachers):
         _entry_path(folder, number).unlink(missing_ok=True)
     return manifest
@@ -224,10 +224,3 @@ def _write_manifest(plan: BuildPlan, folder: Path) -> Manifest:
 
 def _entry_path(folder: Path, number: int) -> Path:
     return folder / f".{number:02d}.entry.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """By rename, so that no reader ever sees half a file."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -90,6 +91,13 @@ def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) ->
         )
     except (BadTeacher, ValueError) as error:
         raise BadZoo(f"{path} cannot be hosted: {error}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """By rename, so that no reader ever sees half a file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

