@@ -1,6 +1,6 @@
 """The zoo: its manifest on disk, a model's metadata on the wire, keys and what they have used."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -147,6 +147,10 @@ class KeyRequest(Input):
     burst: int | None = Field(
         None, ge=1, le=10**9, description="Most images at once. Null: one second's worth, at least one full request."
     )
+    requests_per_second: float | None = Field(
+        None, gt=0, le=1e9, description="Sustained rate of requests, one second's worth at once. Null: no limit."
+    )
+    concurrency: int | None = Field(None, ge=1, le=10_000, description="Most requests at once. Null: no limit.")
     models: list[ModelName] | None = Field(None, max_length=10_000, description="Null: every model.")
     expires_at: AwareDatetime | None = Field(None, description="The key grants nothing from then on. Null: never.")
     notes: str = Field("", max_length=2000, description="For the host; shown to nobody without the admin key.")
@@ -174,6 +178,8 @@ class Key(Record):
     spent: int
     images_per_second: float | None
     burst: int | None
+    requests_per_second: float | None = None
+    concurrency: int | None = None
     models: list[str] | None
     revoked: bool
     expires_at: datetime | None = None
@@ -194,14 +200,15 @@ class Usage(Record):
     spent: int
     left: int | None
     per_model: dict[str, int]
+    per_day: dict[date, dict[str, int]] = Field({}, description="By day (UTC, of the charge) and model.")
 
 
 class AuditEntry(Record):
     """One line of a key's audit stream, which is only ever appended to."""
 
     id: str = Field(description="Place in the stream; pass the last one as `after` for what follows.")
-    kind: Literal["charge", "refund"]
-    charge: str = Field(description="A refund carries the id of the charge that it gives back.")
-    model: str
-    images: int
+    kind: Literal["charge", "refund", "top-up", "revoke"]
+    images: int = Field(description="Charged, given back, or added to the budget; 0 when the key was revoked.")
     time: datetime
+    charge: str | None = Field(None, description="A refund carries the id of the charge that it gives back.")
+    model: str | None = Field(None, description="Of charges and refunds.")

@@ -26,14 +26,24 @@ LARGEST_ANSWER = 256 * 1024  # bytes kept for replay
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """A key's limits as they stand, in images and seconds; None where there is no limit."""
+class Rate:
+    """A sustained rate and the burst above it, as they stand."""
 
-    burst: int | None = None
-    burst_left: int | None = None
-    burst_reset: float | None = None  # until the whole burst is there again
-    rate: float | None = None  # images a second
-    budget: int | None = None
+    burst: int
+    left: int  # of the burst
+    reset: float  # seconds until the whole burst is there again
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A key's limits as they stand; None where there is no limit."""
+
+    images: Rate | None = None
+    requests: Rate | None = None
+    concurrency: int | None = None  # requests at once
+    concurrency_left: int | None = None
+    budget: int | None = None  # images
     budget_left: int | None = None
 
 
@@ -58,15 +68,15 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a key's audit stream. The charge's images were taken from the budget, or given back to it."""
+    """One line of a key's audit stream: images charged, given back, added to the budget; or the key's end, of 0 images."""
 
     id: str  # place in the stream; ids grow
-    kind: Literal["charge", "refund"]
+    kind: Literal["charge", "refund", "top-up", "revoke"]
     key_id: str
-    charge: str
-    model: str
     images: int
     time: datetime
+    charge: str | None  # of charges, and of refunds of them
+    model: str | None
 
 
 class Refused(Exception):
@@ -121,6 +131,14 @@ class RateExceeded(Refused):
         self.limits = limits
 
 
+class TooMany(Refused):
+    """As many requests of the key are running as may at once: one must end first."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(f"{limits.concurrency} requests are running")
+        self.limits = limits
+
+
 class BudgetSpent(Refused):
     """The key's budget does not hold these images; `left` it does hold."""
 
@@ -160,7 +178,7 @@ class Gate:
         mark = keyring.mark(key_id, charge if idempotency_key is None else idempotency_key)
         verdict, *found = await self._scripts.run(
             "gate_admit",
-            keys=[keyring.record(key_id), mark, keyring.audit(key_id)],
+            keys=_keys(key_id, mark),
             args=[model, images, digest, charge, self._lease, self._replay, int(idempotency_key is not None)],
         )
         if verdict == b"unknown":
@@ -183,9 +201,11 @@ class Gate:
             case "forbidden":
                 raise ModelForbidden(f"the key may not use {model}")
             case "large":
-                raise BurstExceeded(limits.burst or 0)
+                raise BurstExceeded(limits.images.burst if limits.images else 0)
             case "spent":
                 raise BudgetSpent(limits.budget_left or 0, limits)
+            case "busy":
+                raise TooMany(limits)
             case "fast":
                 raise RateExceeded(int(rest[0]) / MICROSECONDS, limits)
             case other:
@@ -208,7 +228,7 @@ class Gate:
             await self._end("refunded", admission, b"")
 
     async def audit(self, key_id: str, *, after: str | None = None, limit: int = 1000) -> list[Entry]:
-        """Up to `limit` charges and refunds of a key, oldest first, from behind the entry `after`."""
+        """Up to `limit` entries of a key's audit stream, oldest first, from behind the entry `after`."""
         start = "-" if after is None else f"({after}"
         with store_errors():
             found: Any = await self._redis.xrange(keyring.audit(key_id), start, "+", count=limit)
@@ -217,36 +237,34 @@ class Gate:
                 id=entry.decode(),
                 kind=fields[b"kind"].decode(),
                 key_id=key_id,
-                charge=fields[b"charge"].decode(),
-                model=fields[b"model"].decode(),
                 images=int(fields[b"images"]),
                 time=datetime.fromtimestamp(int(fields[b"at"]) / MICROSECONDS, UTC),
+                charge=fields[b"charge"].decode() if b"charge" in fields else None,
+                model=fields[b"model"].decode() if b"model" in fields else None,
             )
             for entry, fields in found
         ]
 
     async def _end(self, outcome: str, admission: Admission, answer: bytes) -> bool:
-        key_id = admission.key_id
         ended = await self._scripts.run(
             "gate_settle",
-            keys=[keyring.record(key_id), admission.mark, keyring.audit(key_id)],
+            keys=_keys(admission.key_id, admission.mark),
             args=[outcome, admission.charge, admission.turn, admission.model, answer],
         )
         return bool(ended)
 
 
+def _keys(key_id: str, mark: str) -> list[str]:
+    return [keyring.record(key_id), mark, keyring.audit(key_id), keyring.slots(key_id), keyring.usage(key_id)]
+
+
 def _limits(state: list[bytes]) -> Limits:
-    """From the script's (burst, burst left, microseconds until full, rate, budget, budget left), empty where unlimited."""
-    burst, burst_left, reset, rate, budget, budget_left = (float(value) if value else None for value in state)
-    return Limits(
-        burst=_whole(burst),
-        burst_left=_whole(burst_left),
-        burst_reset=None if reset is None else reset / MICROSECONDS,
-        rate=rate,
-        budget=_whole(budget),
-        budget_left=_whole(budget_left),
-    )
+    """From what the script tells, empty where unlimited."""
+    return Limits(_rate(state[0:4]), _rate(state[4:8]), *(int(count) if count else None for count in state[8:12]))
 
 
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)
+def _rate(state: list[bytes]) -> Rate | None:
+    if not state[0]:
+        return None
+    burst, left, reset, rate = state
+    return Rate(int(burst), int(left), int(reset) / MICROSECONDS, float(rate))

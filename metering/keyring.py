@@ -9,7 +9,9 @@ import math
 import re
 import secrets
 import string
-from datetime import UTC, datetime
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 
 from redis.asyncio import Redis
@@ -22,6 +24,12 @@ SECRET_LENGTH = 43  # base62 digits that hold 256 bits
 ID_LENGTH = 12
 SECRET = re.compile(rf"mz_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}}")
 INDEX = "mz:zoo:keys"  # set: every key id
+FIELDS = (
+    "created", "name", "secret", "budget", "spent", "rate", "burst", "request_rate", "concurrency", "models", "revoked",
+    "expires", "notes",
+)  # fmt: skip
+EPOCH = date(1970, 1, 1)
+CALLERS = 10_000  # remembered
 FULL_REQUEST = 1024  # images; a burst that is not stated holds at least this many
 
 
@@ -35,8 +43,18 @@ def record(key_id: str) -> str:
 
 
 def audit(key_id: str) -> str:
-    """Redis key of the append-only stream of its charges and refunds."""
+    """Redis key of the append-only stream of its charges, refunds and top-ups."""
     return f"mz:zoo:{{{key_id}}}:audit"
+
+
+def slots(key_id: str) -> str:
+    """Redis key of the sorted set of requests that run now, scored by when their leases end."""
+    return f"mz:zoo:{{{key_id}}}:slots"
+
+
+def usage(key_id: str) -> str:
+    """Redis key of the hash of images charged, by `<day since the epoch> <model>`."""
+    return f"mz:zoo:{{{key_id}}}:usage"
 
 
 def mark(key_id: str, idempotency_key: str) -> str:
@@ -48,6 +66,14 @@ class CannotTopUp(Exception):
     """The budget cannot be raised; the message says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, and what that key may ask: what never changes of a key. The rest is the gate's to decide."""
+
+    id: str
+    models: frozenset[str] | None  # None: every model
+
+
 class Keyring:
     """The keys of one zoo; `index` is the Redis key that lists them."""
 
@@ -55,6 +81,7 @@ class Keyring:
         self._redis = redis
         self._scripts = scripts
         self._index = index
+        self._callers: OrderedDict[bytes, Caller] = OrderedDict()  # by the SHA-256 of their secret
 
     async def create(self, request: KeyRequest) -> NewKey:
         """A new key with its secret, which is not kept. Raises `StoreUnavailable`."""
@@ -71,6 +98,12 @@ class Keyring:
             "rate": _text(request.images_per_second),
             "burst": _text(burst),
             "arrival": "0",
+            "request_rate": _text(request.requests_per_second),
+            "request_burst": _text(
+                None if request.requests_per_second is None else math.ceil(request.requests_per_second)
+            ),
+            "request_arrival": "0",
+            "concurrency": _text(request.concurrency),
             # an object, so that the script's look-up does not depend on how many there are
             "models": "" if request.models is None else json.dumps(dict.fromkeys(request.models, True)),
             "revoked": "0",
@@ -80,15 +113,33 @@ class Keyring:
         await self._scripts.run("key_create", keys=[record(key_id), self._index], args=[key_id, json.dumps(fields)])
         return NewKey(**(await self.get(key_id)).model_dump(), secret=shown)
 
+    async def recognise(self, secret: str) -> Caller | None:
+        """Whose secret this is, also when the key was revoked or has expired; None for any other.
+
+        Asks Redis the first time alone: what follows must pass the gate, which knows how the key stands. Raises
+        `StoreUnavailable`.
+        """
+        digest = sha256(secret.encode()).digest()
+        caller = self._callers.get(digest)
+        if caller is None:
+            key = await self.authenticate(secret)
+            if key is None:
+                return None
+            caller = Caller(key.id, None if key.models is None else frozenset(key.models))
+            self._callers[digest] = caller
+            if len(self._callers) > CALLERS:
+                self._callers.popitem(last=False)
+        return caller
+
     async def authenticate(self, secret: str) -> Key | None:
         """The key of this secret, also when it is revoked; None for any other. Raises `StoreUnavailable`."""
         found = SECRET.fullmatch(secret)
         if found is None:
             return None
         fields = await self._fields(found[1])
-        kept = fields.get("secret", "0" * 64)
+        kept = (fields or {}).get("secret", "0" * 64)
         same = hmac.compare_digest(kept, sha256(secret.encode()).hexdigest())
-        return _key(found[1], fields) if same else None
+        return _key(found[1], fields) if same and fields else None
 
     async def get(self, key_id: str) -> Key:
         """The key. Raises `UnknownKey`, `StoreUnavailable`."""
@@ -102,22 +153,23 @@ class Keyring:
 
     async def revoke(self, key_id: str) -> Key:
         """The key, which from now on grants nothing. Raises `UnknownKey`, `StoreUnavailable`."""
-        await self._known(key_id)
-        with store_errors():
-            await self._redis.hset(record(key_id), "revoked", 1)
+        if not await self._scripts.run("key_revoke", keys=[record(key_id), audit(key_id)], args=[]):
+            raise UnknownKey(f"there is no key {key_id}")
         return await self.get(key_id)
 
     async def forget(self, key_id: str) -> None:
-        """Delete the key and its audit stream: for keys whose model is gone. Raises `StoreUnavailable`."""
+        """Delete the key and all that is counted of it: for keys whose model is gone. Raises `StoreUnavailable`."""
         with store_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(record(key_id), audit(key_id))
+                pipe.delete(record(key_id), audit(key_id), slots(key_id), usage(key_id))
                 pipe.srem(self._index, key_id)
                 await pipe.execute()
 
     async def top_up(self, key_id: str, images: int) -> Key:
         """The key with `images` more in its budget. Raises `UnknownKey`, `CannotTopUp`, `StoreUnavailable`."""
-        verdict = await self._scripts.run("key_top_up", keys=[record(key_id)], args=[images, LARGEST_BUDGET])
+        verdict = await self._scripts.run(
+            "key_top_up", keys=[record(key_id), audit(key_id)], args=[images, LARGEST_BUDGET]
+        )
         if verdict == b"unknown":
             raise UnknownKey(f"there is no key {key_id}")
         if verdict == b"unlimited":
@@ -128,24 +180,41 @@ class Keyring:
 
     async def usage(self, key_id: str) -> Usage:
         """What the key was charged. Raises `UnknownKey`, `StoreUnavailable`."""
-        fields = await self._known(key_id)
-        key = _key(key_id, fields)
-        models = {
-            name.removeprefix("model:"): int(count) for name, count in fields.items() if name.startswith("model:")
-        }
-        left = None if key.budget is None else key.budget - key.spent
-        return Usage(key=key_id, budget=key.budget, spent=key.spent, left=left, per_model=dict(sorted(models.items())))
+        key = await self.get(key_id)
+        with store_errors():
+            counted = await self._redis.hgetall(usage(key_id))
+        models: Counter[str] = Counter()
+        days: dict[date, dict[str, int]] = {}
+        for name, count in counted.items():
+            day, model = _decoded(name).split(" ", 1)
+            models[model] += int(count)
+            days.setdefault(EPOCH + timedelta(days=int(day)), {})[model] = int(count)
+        return Usage(
+            key=key_id,
+            budget=key.budget,
+            spent=key.spent,
+            left=None if key.budget is None else key.budget - key.spent,
+            per_model=_counted(models),
+            per_day={day: _counted(days[day]) for day in sorted(days)},
+        )
 
     async def _known(self, key_id: str) -> dict[str, str]:
         fields = await self._fields(key_id)
-        if not fields:
+        if fields is None:
             raise UnknownKey(f"there is no key {key_id}")
         return fields
 
-    async def _fields(self, key_id: str) -> dict[str, str]:
+    async def _fields(self, key_id: str) -> dict[str, str] | None:
         with store_errors():
-            fields = await self._redis.hgetall(record(key_id))
-        return {_decoded(name): _decoded(value) for name, value in fields.items()}
+            values = await self._redis.hmget(record(key_id), FIELDS)
+        if values[0] is None:
+            return None
+        return {name: "" if value is None else _decoded(value) for name, value in zip(FIELDS, values, strict=True)}
+
+
+def _counted(models: dict[str, int]) -> dict[str, int]:
+    """Without those of which everything was given back."""
+    return {model: count for model, count in sorted(models.items()) if count}
 
 
 def _key(key_id: str, fields: dict[str, str]) -> Key:
@@ -157,12 +226,12 @@ def _key(key_id: str, fields: dict[str, str]) -> Key:
         spent=int(fields["spent"]),
         images_per_second=float(fields["rate"]) if fields["rate"] else None,
         burst=int(fields["burst"]) if fields["burst"] else None,
+        requests_per_second=float(fields["request_rate"]) if fields["request_rate"] else None,
+        concurrency=int(fields["concurrency"]) if fields["concurrency"] else None,
         models=sorted(json.loads(fields["models"])) if fields["models"] else None,
         revoked=fields["revoked"] == "1",
-        expires_at=datetime.fromtimestamp(int(fields["expires"]) / MICROSECONDS, UTC)
-        if fields.get("expires")
-        else None,
-        notes=fields.get("notes", ""),
+        expires_at=datetime.fromtimestamp(int(fields["expires"]) / MICROSECONDS, UTC) if fields["expires"] else None,
+        notes=fields["notes"],
     )
 
 

@@ -1,18 +1,24 @@
-"""Loads the Lua of `metering/lua` and runs it: one round trip by `EVALSHA`, the source sent again if Redis forgot it.
+"""Loads the Lua of `metering/lua` and runs it by `EVALSHA`, the source sent again if Redis forgot it.
+
+Scripts that are wanted while others are on their way are sent together: however many requests are served at once, one
+connection and one write to disk at a time carry them all.
 
 Every script begins with the same prelude, which is the only place where time is read: `TIME` of the Redis server in
 production, the value of a key in tests. Redis 6.2 commands only.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, TimeoutError
 
 MICROSECONDS = 1_000_000
 
@@ -59,6 +65,7 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
     )
 
 
+@lru_cache(256)
 def source(name: str, *, clock_key: str | None = None) -> str:
     """The text of script `name` behind its prelude. With `clock_key`, time is that key's value in microseconds."""
     folder = files("metering") / "lua"
@@ -66,8 +73,16 @@ def source(name: str, *, clock_key: str | None = None) -> str:
     return "".join([clock, *((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name))])
 
 
+class _Call(NamedTuple):
+    text: str
+    sha: str
+    keys: Sequence[str]
+    args: Sequence[str | bytes | int | float]
+    answer: "asyncio.Future[Any]"
+
+
 class Scripts:
-    """The scripts of `metering/lua` over one Redis client, loaded when first run.
+    """The scripts of `metering/lua` over one Redis client.
 
     `clock_key` names the key that tests set to move time; without it, time is the server's.
     """
@@ -75,12 +90,56 @@ class Scripts:
     def __init__(self, redis: Redis, *, clock_key: str | None = None) -> None:
         self._redis = redis
         self._clock_key = clock_key
-        self._loaded: dict[str, Any] = {}
+        self._waiting: list[_Call] = []
+        self._sender: asyncio.Task[None] | None = None
 
     async def run(self, name: str, *, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
-        """Run script `name` and return its answer. Raises `StoreUnavailable`."""
-        script = self._loaded.get(name)
-        if script is None:
-            script = self._loaded[name] = self._redis.register_script(source(name, clock_key=self._clock_key))
+        """Run script `name` and return its answer. Raises `StoreUnavailable`.
+
+        A caller that is cancelled no longer hears of the outcome; the script may have run, or may yet run.
+        """
+        text = source(name, clock_key=self._clock_key)
+        loop = asyncio.get_running_loop()
+        call = _Call(text, _sha(text), keys, args, loop.create_future())
+        self._waiting.append(call)
+        if self._sender is None or self._sender.done() or self._sender.get_loop() is not loop:
+            self._sender = loop.create_task(self._send())
         with store_errors():
-            return await script(keys=keys, args=args)
+            return await call.answer
+
+    async def _send(self) -> None:
+        """Until nothing waits, send together whatever does."""
+        while self._waiting:
+            calls, self._waiting = self._waiting, []
+            try:
+                answers = await self._together(calls, known=True)
+                forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if forgotten:  # none of these has run
+                    again = await self._together([calls[at] for at in forgotten], known=False)
+                    for at, answer in zip(forgotten, again, strict=True):
+                        answers[at] = answer
+            except BaseException as error:
+                answers = [error if isinstance(error, Exception) else ConnectionError("stopped")] * len(calls)
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                for call, answer in zip(calls, answers, strict=True):
+                    if call.answer.done():
+                        continue  # its caller was cancelled
+                    if isinstance(answer, Exception):
+                        call.answer.set_exception(answer)
+                    else:
+                        call.answer.set_result(answer)
+
+    async def _together(self, calls: Sequence[_Call], *, known: bool) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for call in calls:
+            run, script = (pipeline.evalsha, call.sha) if known else (pipeline.eval, call.text)
+            run(script, len(call.keys), *call.keys, *call.args)
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        return answers
+
+
+@lru_cache(256)
+def _sha(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()  # what Redis calls a script

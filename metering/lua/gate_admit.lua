@@ -1,51 +1,78 @@
 -- Decides one request of an API key, and charges it if it is granted. Nothing is written when it is refused,
 -- but that the clock was set back.
--- KEYS: key record, mark of the request, audit stream.
+-- KEYS: key record, mark of the request, audit stream, slots of running requests, usage by day.
 -- ARGV: model, images, digest of the body, charge id, lease and replay window in microseconds, 1 if the request may come again
 -- (it has an idempotency key, and the mark is named by that).
--- Answers {'unknown'} or {verdict, limits, ...}; limits are burst, burst left, microseconds until it is full, rate, budget and
--- budget left, '' where there is no limit.
-local record, mark, audit = KEYS[1], KEYS[2], KEYS[3]
+-- Answers {'unknown'} or {verdict, limits, ...}; limits are burst, burst left, microseconds until it is full, rate, the same
+-- four of requests, concurrency and what is left of it, budget and budget left; '' where there is no limit.
+local record, mark, audit, slots, usage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local model, images, charge = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local digest = model .. ' ' .. ARGV[3]  -- the same body sent to another model is another request
 local lease, window, repeatable = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local at = now()
 
-local key = redis.call('HMGET', record, 'revoked', 'models', 'budget', 'spent', 'rate', 'burst', 'arrival', 'expires')
+local key = redis.call('HMGET', record, 'revoked', 'models', 'budget', 'spent', 'expires', 'concurrency',
+  'rate', 'burst', 'arrival', 'request_rate', 'request_burst', 'request_arrival')
 if not key[1] then return {'unknown'} end
 local budget, spent = tonumber(key[3]), tonumber(key[4])  -- nil where there is no limit
-local rate, burst = tonumber(key[5]), tonumber(key[6])
--- GCRA: `arrival` is when the burst is whole again; requests are granted while it is at most a burst ahead of now.
-local interval, arrival  -- microseconds an image; microseconds since the epoch
-if rate then
-  interval = 1000000 / rate
-  arrival = math.max(tonumber(key[7]), at)
-  if arrival > at + burst * interval + 1 then
-    -- the clock was set back: without this, the key would wait for as long as that
-    arrival = at + burst * interval
-    redis.call('HSET', record, 'arrival', exact(arrival))
-  end
-end
 local rounding = 0.5  -- microseconds: today's time leaves a float no finer
 
+-- GCRA: `arrival` is when the burst is whole again; requests are granted while it is at most a burst ahead of now.
+local function limiter(rate, burst, arrival, field)
+  if not tonumber(rate) then return nil end
+  local limit = {rate = rate, burst = tonumber(burst), field = field}
+  limit.interval = 1000000 / tonumber(rate)  -- microseconds a unit
+  limit.arrival = math.max(tonumber(arrival), at)  -- microseconds since the epoch
+  local longest = at + limit.burst * limit.interval
+  if limit.arrival > longest + 1 then
+    -- the clock was set back: without this, the key would wait for as long as that
+    limit.arrival = longest
+    redis.call('HSET', record, field, exact(longest))
+  end
+  return limit
+end
+local of_images = limiter(key[7], key[8], key[9], 'arrival')
+local of_requests = limiter(key[10] or nil, key[11], key[12], 'request_arrival')
+
+-- Slots are leases: those of processes that died are over with their lease.
+local concurrency, running = key[6] and tonumber(key[6]), 0  -- nil or false where there is no limit
+if concurrency then running = redis.call('ZCOUNT', slots, '(' .. whole(at), '+inf') end
+
+local function state(limit)
+  if not limit then return '', '', '', '' end
+  local left = math.floor((limit.burst * limit.interval - (limit.arrival - at) + rounding) / limit.interval)
+  left = math.max(0, math.min(limit.burst, left))
+  return whole(limit.burst), whole(left), whole(math.ceil(limit.arrival - at)), limit.rate
+end
+
 local function answer(verdict, ...)
-  local limits = {'', '', '', '', '', ''}
-  if rate then
-    limits[1] = whole(burst)
-    local left = math.floor((burst * interval - (arrival - at) + rounding) / interval)
-    limits[2] = whole(math.max(0, math.min(burst, left)))
-    limits[3] = whole(math.ceil(arrival - at))
-    limits[4] = key[5]
+  local limits = {'', '', '', '', '', '', '', '', '', '', '', ''}
+  limits[1], limits[2], limits[3], limits[4] = state(of_images)
+  limits[5], limits[6], limits[7], limits[8] = state(of_requests)
+  if concurrency then
+    limits[9] = whole(concurrency)
+    limits[10] = whole(math.max(0, concurrency - running))
   end
   if budget then
-    limits[5] = whole(budget)
-    limits[6] = whole(budget - spent)
+    limits[11] = whole(budget)
+    limits[12] = whole(budget - spent)
   end
   return {verdict, limits, ...}
 end
 
+-- How long the clients of a full key wait is not known: until an answer leaves, or a lease ends.
+local function occupy(id)
+  if not concurrency then return true end
+  if running >= concurrency then return false end
+  redis.call('ZREMRANGEBYSCORE', slots, '-inf', whole(at))
+  redis.call('ZADD', slots, whole(at + lease), id)
+  redis.call('PEXPIRE', slots, whole(math.ceil(2 * lease / 1000)))  -- collects garbage; the scores decide
+  running = running + 1
+  return true
+end
+
 if key[1] == '1' then return answer('revoked') end
-local expires = key[8] and tonumber(key[8])  -- nil or false where it never does
+local expires = key[5] and tonumber(key[5])  -- nil or false where it never does
 if expires and at >= expires then return answer('expired') end
 
 -- A request seen before was decided and charged once and for all.
@@ -55,25 +82,35 @@ if seen[1] and tonumber(seen[6]) > at then
   if seen[2] == 'running' and tonumber(seen[5]) > at then return answer('running', whole(tonumber(seen[5]) - at)) end
   if seen[7] then return answer('replayed', seen[3], seen[4], seen[7]) end
   -- its process died, or its answer was too large to keep: the charge stands, the answer is computed again
+  if not occupy(seen[3]) then return answer('busy') end
   redis.call('HSET', mark, 'state', 'running', 'deadline', whole(at + lease))
   return answer('resumed', seen[3], seen[4], redis.call('HINCRBY', mark, 'turn', 1))
 end
 
 if key[2] ~= '' and not cjson.decode(key[2])[model] then return answer('forbidden') end
-if rate and images > burst then return answer('large') end
+if of_images and images > of_images.burst then return answer('large') end
 if budget and spent + images > budget then return answer('spent') end
-if rate then
-  local wait = arrival + images * interval - burst * interval - at
-  if wait > rounding then return answer('fast', whole(math.ceil(wait))) end
-  arrival = arrival + images * interval
-  redis.call('HSET', record, 'arrival', exact(arrival))
+local function wait(limit, units)
+  return limit and limit.arrival + units * limit.interval - limit.burst * limit.interval - at or 0
 end
+local longest = math.max(wait(of_images, images), wait(of_requests, 1))
+if longest > rounding then return answer('fast', whole(math.ceil(longest))) end
+if not occupy(charge) then return answer('busy') end
 
+local function advance(limit, units)
+  if not limit then return end
+  limit.arrival = limit.arrival + units * limit.interval
+  redis.call('HSET', record, limit.field, exact(limit.arrival))
+end
+advance(of_images, images)
+advance(of_requests, 1)
+local day = whole(math.floor(at / 86400000000))  -- since the epoch
 spent = redis.call('HINCRBY', record, 'spent', images)
-redis.call('HINCRBY', record, 'model:' .. model, images)
+redis.call('HINCRBY', usage, day .. ' ' .. model, images)
 redis.call('XADD', audit, '*', 'kind', 'charge', 'charge', charge, 'model', model, 'images', images, 'at', whole(at))
+if concurrency and seen[3] then running = running - redis.call('ZREM', slots, seen[3]) end  -- its window is over
 redis.call('DEL', mark)
-redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1,
+redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1, 'day', day,
   'deadline', whole(at + lease), 'until', whole(at + window), 'repeatable', repeatable and 1 or 0)
 redis.call('PEXPIRE', mark, whole(math.ceil((window + lease) / 1000)))  -- collects garbage; `until` decides
 return answer('charged', charge, images, 1)

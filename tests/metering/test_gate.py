@@ -35,9 +35,11 @@ from metering.gate import (
     KeyRevoked,
     Limits,
     ModelForbidden,
+    Rate,
     RateExceeded,
     Refused,
     TakenOver,
+    TooMany,
 )
 from metering.keyring import Keyring
 from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, connect
@@ -75,8 +77,11 @@ class Plain:
     budget: int | None
     rate: int | None
     burst: int
+    request_rate: int | None = None
+    concurrency: int | None = None
     now: int = START
     tokens: Fraction = Fraction(0)
+    request_tokens: Fraction = Fraction(0)
     requests: dict[str, Request] = field(default_factory=dict)
     ledger: list[tuple[str, str, str, int]] = field(default_factory=list)  # (kind, charge, model, images)
 
@@ -89,16 +94,35 @@ class Plain:
         return None if self.budget is None else self.budget - self.spent()
 
     def limits(self) -> Limits:
-        left = self.left()
-        if self.rate is None:
-            return Limits(budget=self.budget, budget_left=left)
-        reset = float((self.burst - self.tokens) / self.rate)
-        return Limits(self.burst, int(self.tokens), reset, float(self.rate), self.budget, left)
+        at_once = None if self.concurrency is None else self.concurrency - self.running()
+        return Limits(
+            bucket(self.rate, self.burst, self.tokens),
+            bucket(self.request_rate, self.request_rate, self.request_tokens),
+            self.concurrency,
+            at_once,
+            self.budget,
+            self.left(),
+        )
+
+    def running(self) -> int:
+        return sum(request.running and request.deadline > self.now for request in self.requests.values())
+
+    def full(self) -> bool:
+        return self.concurrency is not None and self.running() >= self.concurrency
+
+    def seconds(self, images: int) -> float:
+        """Until a request of so many images is granted by the rates."""
+        waits = [(images - self.tokens) / self.rate] if self.rate else []
+        waits += [(1 - self.request_tokens) / self.request_rate] if self.request_rate else []
+        return float(max(waits))
 
     def wait(self, microseconds: int) -> None:
         self.now += microseconds
         if self.rate is not None:
             self.tokens = min(Fraction(self.burst), self.tokens + Fraction(self.rate * microseconds, MICROSECONDS))
+        if self.request_rate is not None:
+            refilled = self.request_tokens + Fraction(self.request_rate * microseconds, MICROSECONDS)
+            self.request_tokens = min(Fraction(self.request_rate), refilled)
 
     def verdict(self, name: str | None, model: str, images: int, digest: str) -> str | type[Refused]:
         seen = None if name is None else self.requests.get(name)
@@ -107,7 +131,9 @@ class Plain:
                 return KeyReused
             if seen.running and seen.deadline > self.now:
                 return InProgress
-            return "resumed" if seen.answer is None else "replayed"
+            if seen.answer is not None:
+                return "replayed"
+            return TooMany if self.full() else "resumed"
         if model not in ALLOWED:
             return ModelForbidden
         if self.rate is not None and images > self.burst:
@@ -116,11 +142,14 @@ class Plain:
             return BudgetSpent
         if self.rate is not None and images > self.tokens:
             return RateExceeded
-        return "charged"
+        if self.request_rate is not None and self.request_tokens < 1:
+            return RateExceeded
+        return TooMany if self.full() else "charged"
 
     def charge(self, name: str, charge: str, model: str, images: int, digest: str, *, repeatable: bool) -> None:
         self.ledger.append(("charge", charge, model, images))
         self.tokens -= images if self.rate is not None else 0
+        self.request_tokens -= 1 if self.request_rate is not None else 0
         deadline, until = self.now + LEASE * MICROSECONDS, self.now + REPLAY * MICROSECONDS
         self.requests[name] = Request(charge, model, digest, images, deadline, until, repeatable)
 
@@ -155,6 +184,12 @@ class Plain:
         del self.requests[name]
 
 
+def bucket(rate: int | None, burst: int | None, tokens: Fraction) -> Rate | None:
+    if rate is None or burst is None:
+        return None
+    return Rate(burst, int(tokens), float((burst - tokens) / rate), float(rate))
+
+
 class Machine(RuleBasedStateMachine):
     """Callers ask, repeat, answer, give up, die and come back late, alone and at once, while time passes."""
 
@@ -165,17 +200,31 @@ class Machine(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     @initialize(
-        budget=st.none() | st.integers(0, 200), rate=st.none() | st.sampled_from([1, 8, 100]), burst=st.integers(1, 30)
+        budget=st.none() | st.integers(0, 200),
+        rate=st.none() | st.sampled_from([1, 8, 100]),
+        burst=st.integers(1, 30),
+        request_rate=st.none() | st.sampled_from([1, 4, 50]),
+        concurrency=st.none() | st.integers(1, 4),
     )
-    def start(self, budget: int | None, rate: int | None, burst: int) -> None:
+    def start(
+        self, budget: int | None, rate: int | None, burst: int, request_rate: int | None, concurrency: int | None
+    ) -> None:
         self.run(self.redis.flushdb())
         self.run(self.redis.set(CLOCK, START))
         scripts = Scripts(self.redis, clock_key=CLOCK)
         self.keyring = Keyring(self.redis, scripts)
         self.gate = Gate(self.redis, scripts, replay_seconds=REPLAY, lease_seconds=LEASE)
-        wanted = KeyRequest(budget=budget, images_per_second=rate, burst=burst if rate else None, models=list(ALLOWED))
+        wanted = KeyRequest(
+            budget=budget,
+            images_per_second=rate,
+            burst=burst if rate else None,
+            requests_per_second=request_rate,
+            concurrency=concurrency,
+            models=list(ALLOWED),
+        )
         self.key = self.run(self.keyring.create(wanted)).id
-        self.plain = Plain(budget, rate, burst, tokens=Fraction(burst))
+        self.plain = Plain(budget, rate, burst, request_rate, concurrency, tokens=Fraction(burst))
+        self.plain.request_tokens = Fraction(request_rate or 0)
         self.known: list[tuple[str, Admission]] = []  # what callers hold, whatever has become of it
         self.delivered: dict[str, int] = {}  # charge -> images, as the callers count what they got
         self.serial = itertools.count()
@@ -193,12 +242,12 @@ class Machine(RuleBasedStateMachine):
         expected = self.plain.verdict(name, model, images, digest)
         if isinstance(told, Refused):
             assert type(told) is expected
-            if isinstance(told, BudgetSpent | RateExceeded):
+            if isinstance(told, BudgetSpent | RateExceeded | TooMany):
                 assert told.limits == self.plain.limits()
             if isinstance(told, BudgetSpent):
                 assert told.left == self.plain.left()
             if isinstance(told, RateExceeded):
-                assert told.retry_after == float((images - self.plain.tokens) / self.plain.rate)
+                assert told.retry_after == self.plain.seconds(images)
             if isinstance(told, BurstExceeded):
                 assert told.max_images == self.plain.burst
             if isinstance(told, InProgress):
@@ -250,7 +299,11 @@ class Machine(RuleBasedStateMachine):
         granted.sort(key=lambda one: -(one.limits.budget_left or 0))
         refused = [one for one in told if isinstance(one, Refused)]
         if self.plain.rate is not None:
-            granted.sort(key=lambda one: -one.limits.burst_left)
+            granted.sort(key=lambda one: -one.limits.images.left)
+        if self.plain.request_rate is not None:
+            granted.sort(key=lambda one: -one.limits.requests.left)
+        if self.plain.concurrency is not None:
+            granted.sort(key=lambda one: -one.limits.concurrency_left)
         for one in [*granted, *refused]:
             self.follow(one, name, "a", images, "d")
 
@@ -493,7 +546,9 @@ async def test_a_request_without_a_key_leaves_nothing_but_its_charge(bench: Benc
     key = await bench.key()
     before = set(await bench.redis.keys())
     await bench.gate.settle(await bench.ask(key), b"answer")
-    assert set(await bench.redis.keys()) - before == {f"mz:zoo:{{{key}}}:audit".encode()}
+    assert set(await bench.redis.keys()) - before == {
+        f"mz:zoo:{{{key}}}:{kept}".encode() for kept in ("audit", "usage")
+    }
 
 
 @pytest.mark.redis
@@ -564,7 +619,7 @@ async def test_a_refusal_tells_when_and_writes_nothing(bench: Bench) -> None:
     with pytest.raises(RateExceeded):
         await bench.ask(key, 5, "k")
     await bench.wait(1e-6)
-    assert (await bench.ask(key, 5, "k")).limits.burst_left == 0
+    assert (await bench.ask(key, 5, "k")).limits.images.left == 0
 
 
 @pytest.mark.redis
@@ -597,16 +652,16 @@ async def test_without_redis_nothing_is_granted(unused_redis: Redis) -> None:
 @pytest.mark.anyio
 async def test_what_is_said_to_be_left_is_granted(bench: Bench) -> None:
     key = await bench.key(images_per_second=7, burst=6)  # an interval that no float holds
-    left = (await bench.ask(key, 2)).limits.burst_left
+    left = (await bench.ask(key, 2)).limits.images.left
     assert left == 4
-    assert (await bench.ask(key, left)).limits.burst_left == 0
+    assert (await bench.ask(key, left)).limits.images.left == 0
 
 
 @pytest.mark.redis
 @pytest.mark.anyio
 async def test_no_more_than_the_burst_is_said_to_be_left_at_any_rate(bench: Bench) -> None:
     key = await bench.key(images_per_second=1e9, burst=100)  # many images in the half microsecond of rounding
-    assert 0 <= (await bench.ask(key, 1)).limits.burst_left <= 100
+    assert 0 <= (await bench.ask(key, 1)).limits.images.left <= 100
 
 
 @pytest.mark.redis
