@@ -19,13 +19,13 @@ from api_zoo.inference import OUTPUT, BadInput, Model
 from api_zoo.services import Services
 from contracts import oip
 from contracts.problems import Fault, ProblemError
-from contracts.zoo import Key
 from dfml.pictures import MOST_PIXELS, BadPicture, drawn, opened
 from metering import gate
 from metering.gate import Admission, Limits
 from metering.scripts import StoreUnavailable
 
 UNCHARGED = "nothing was charged"
+QUICK = 2**16  # bytes of a body that is read faster than another thread is woken
 BUSY_SECONDS = 1  # to wait after the zoo was too slow
 
 
@@ -38,42 +38,48 @@ class Asked:
 
     write: Callable[[bytes], tuple[bytes, dict[str, str]]]
     images: Tensor  # (n, c, h, w)
-    digest: str
+    digest: str  # empty where it does not matter: the request cannot come again
 
 
 async def answer(
     services: Services,
-    key: Key,
+    caller: str,
     model: Model,
-    body: bytes,
+    body: bytearray,
     *,
     header_length: str | None,
     idempotency_key: str | None,
 ) -> Response:
-    """Answer an infer request. Raises `ProblemError`."""
-    most = services.settings.max_images
-    asked = await to_thread.run_sync(read, model, body, header_length, most)
-    return await deliver(services, key, model, asked, idempotency_key=idempotency_key)
+    """Answer an infer request of the key `caller`. Raises `ProblemError`."""
+    reading = partial(
+        read, model, body, header_length, services.settings.max_images, digested=idempotency_key is not None
+    )
+    asked = reading() if len(body) <= QUICK else await to_thread.run_sync(reading)
+    return await deliver(services, caller, model, asked, idempotency_key=idempotency_key)
 
 
 async def classify(
-    services: Services, key: Key, model: Model, files: list[bytes], *, idempotency_key: str | None
+    services: Services, caller: str, model: Model, files: list[bytes], *, idempotency_key: str | None
 ) -> Response:
     """Answer a request that sent image files. Raises `ProblemError`."""
     asked = await to_thread.run_sync(read_files, model, files, limiter=services.computing)
-    return await deliver(services, key, model, asked, idempotency_key=idempotency_key)
+    return await deliver(services, caller, model, asked, idempotency_key=idempotency_key)
 
 
-async def deliver(services: Services, key: Key, model: Model, asked: Asked, *, idempotency_key: str | None) -> Response:
+async def deliver(
+    services: Services, caller: str, model: Model, asked: Asked, *, idempotency_key: str | None
+) -> Response:
     """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget."""
-    admission = await admit(
-        services.gate,
-        key,
-        model=model.name,
-        images=len(asked.images),
-        idempotency_key=idempotency_key,
-        digest=asked.digest,
-    )
+    with services.engine.expecting(model, asked.images):
+        with anyio.CancelScope(shield=True):  # what was charged must be known, or it could not be given back
+            admission = await admit(
+                services.gate,
+                caller,
+                model=model.name,
+                images=len(asked.images),
+                idempotency_key=idempotency_key,
+                digest=asked.digest,
+            )
     if admission.answer is not None:
         return respond(asked, admission, admission.answer)
     try:
@@ -89,13 +95,13 @@ async def deliver(services: Services, key: Key, model: Model, asked: Asked, *, i
     return response
 
 
-def read(model: Model, body: bytes, header_length: str | None, max_images: int) -> Asked:
+def read(model: Model, body: bytearray, header_length: str | None, max_images: int, *, digested: bool) -> Asked:
     """Check everything that can be checked before money is involved.
 
     Raises `ProblemError`: 400 or 422 with every fault, 413 when there are too many images.
     """
     try:
-        request = oip.decode_request(body, header_length)
+        request = oip.decode_request(memoryview(body), header_length)
     except oip.InvalidPayload as error:
         raise ProblemError("malformed", UNCHARGED, errors=error.faults) from None
     unknown = [
@@ -113,9 +119,12 @@ def read(model: Model, body: bytes, header_length: str | None, max_images: int) 
         images = model.images(request.inputs[0])
     except BadInput as error:
         raise ProblemError("invalid-request", UNCHARGED, errors=error.faults) from None
-    digest = sha256(f"{model.name}\0{header_length}\0".encode())
-    digest.update(body)
-    return Asked(partial(_tensors, model, request), images, digest.hexdigest())
+    digest = ""
+    if digested:
+        digest = sha256(
+            b"%s\0%s\0%s" % (model.name.encode(), str(header_length).encode(), sha256(body).digest())
+        ).hexdigest()
+    return Asked(partial(_tensors, model, request), images, digest)
 
 
 def read_files(model: Model, files: list[bytes]) -> Asked:
@@ -151,11 +160,11 @@ def too_many(max_images: int) -> ProblemError:
 
 
 async def admit(
-    metered: gate.Gate, key: Key, *, model: str, images: int, idempotency_key: str | None, digest: str
+    metered: gate.Gate, caller: str, *, model: str, images: int, idempotency_key: str | None, digest: str
 ) -> Admission:
     """The gate's decision, a refusal being the problem that tells the caller what to do."""
     try:
-        return await metered.admit(key.id, model=model, images=images, idempotency_key=idempotency_key, digest=digest)
+        return await metered.admit(caller, model=model, images=images, idempotency_key=idempotency_key, digest=digest)
     except gate.KeyRevoked:
         raise unauthorised("the key was revoked: ask the host for a new one") from None
     except gate.KeyExpired:
@@ -179,6 +188,10 @@ async def admit(
         headers = {"Retry-After": str(math.ceil(error.retry_after)), **limit_headers(error.limits)}
         detail = f"try again in {error.retry_after:.3f} s"
         raise ProblemError("rate-limited", detail, retry_after=error.retry_after, headers=headers) from None
+    except gate.TooMany as error:
+        headers = {"Retry-After": str(BUSY_SECONDS), **limit_headers(error.limits)}
+        detail = f"{error.limits.concurrency} requests of the key are running: let one end before the next"
+        raise ProblemError("rate-limited", detail, retry_after=BUSY_SECONDS, headers=headers) from None
 
 
 def unauthorised(detail: str) -> ProblemError:
@@ -190,15 +203,17 @@ def limit_headers(limits: Limits) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10); empty where nothing is limited."""
     policies: list[Any] = []
     states: list[Any] = []
-    if limits.burst is not None and limits.rate is not None:
-        window = max(1, math.ceil(limits.burst / limits.rate))
-        policies.append(("burst", {"q": limits.burst, "w": window, "qu": "images"}))
-        if limits.burst_left is not None and limits.burst_reset is not None:
-            states.append(("burst", {"r": limits.burst_left, "t": math.ceil(limits.burst_reset)}))
+    for name, rate, unit in (("burst", limits.images, "images"), ("requests", limits.requests, "requests")):
+        if rate is not None:
+            window = max(1, math.ceil(rate.burst / rate.per_second))
+            policies.append((name, {"q": rate.burst, "w": window, "qu": unit}))
+            states.append((name, {"r": rate.left, "t": math.ceil(rate.reset)}))
+    if limits.concurrency is not None:
+        policies.append(("concurrency", {"q": limits.concurrency, "qu": "concurrent-requests"}))
+        states.append(("concurrency", {"r": limits.concurrency_left}))
     if limits.budget is not None:
         policies.append(("budget", {"q": limits.budget, "qu": "images"}))
-        if limits.budget_left is not None:
-            states.append(("budget", {"r": limits.budget_left}))
+        states.append(("budget", {"r": limits.budget_left}))
     headers = {"RateLimit-Policy": policies, "RateLimit": states}
     return {name: http_sf.ser(fields) for name, fields in headers.items() if fields}
 
@@ -235,7 +250,7 @@ def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
 
 async def _compute(services: Services, model: Model, images: Tensor) -> bytes:
     with anyio.move_on_after(services.settings.answer_seconds):
-        return await to_thread.run_sync(model.answer, images, limiter=services.computing, abandon_on_cancel=True)
+        return await services.engine.answer(model, images)
     raise ProblemError(
         "unavailable", f"too busy to answer; {UNCHARGED}: try again", headers={"Retry-After": str(BUSY_SECONDS)}
     )

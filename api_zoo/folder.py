@@ -1,18 +1,26 @@
-"""Opens a zoo folder: `manifest.json` and the safetensors files it names, each checked against its SHA-256."""
+"""Opens a zoo folder: `manifest.json` and the safetensors files it names, each checked against its SHA-256.
+
+Opening reads and checks every file and keeps none; a model's file is read again, and checked again, when it is asked.
+"""
 
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path, PurePosixPath
 
+import torch
 from pydantic import ValidationError
+from torch import nn
 
 from api_zoo.inference import Model, folded
+from api_zoo.weights import Shelf
 from contracts.problems import faults
 from contracts.zoo import Manifest, TeacherEntry
-from dfml.teachers import BadTeacher, load_teacher
+from dfml.teachers import BadTeacher, ModuleTeacher, load_teacher
 
 MANIFEST = "manifest.json"
+SHELF = 512 * 2**20  # bytes of weights in memory
 BUILD_HINT = "metazoo zoo build --dataset glyphs --teachers 12 --ways 5 --out FOLDER"
 
 
@@ -38,11 +46,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadZoo(f"{path} is no JSON: {error}") from None
 
 
-def open_folder(folder: Path, *, unverified: bool = False, policy: str | None = None) -> dict[str, Model]:
+def open_folder(
+    folder: Path,
+    *,
+    unverified: bool = False,
+    policy: str | None = None,
+    shelf: Shelf | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Model]:
     """Every model of the folder by its name (`Manifest.model_name`), in the manifest's order.
 
     A teacher without a hash is refused unless `unverified`; one with a hash is always checked. `policy` replaces the
-    response policies of the manifest. Raises `BadZoo`.
+    response policies of the manifest. Weights that were used last stay on `shelf`. Raises `BadZoo`.
     """
     manifest = read_manifest(folder)
     unhashed = [entry.file for entry in manifest.teachers if entry.sha256 is None]
@@ -51,25 +66,40 @@ def open_folder(folder: Path, *, unverified: bool = False, policy: str | None = 
             f"{folder / MANIFEST} has no sha256 for {_listed(unhashed)}: add the hashes, or serve with --unverified "
             "if you trust the files"
         )
+    shelf = Shelf(SHELF) if shelf is None else shelf
     models: dict[str, Model] = {}
     for entry in manifest.teachers:
-        model = _open(folder, manifest, entry, policy or entry.response_policy)
-        if model.name in models:
-            raise BadZoo(f"{folder / MANIFEST} names {model.name} twice: file names must differ in their stem")
-        models[model.name] = model
+        path = _path(folder, manifest, entry)
+        name = manifest.model_name(entry)
+        if name in models:
+            raise BadZoo(f"{folder / MANIFEST} names {name} twice: file names must differ in their stem")
+        _teacher(path, manifest, entry)
+        try:
+            models[name] = Model(
+                name,
+                partial(shelf.get, name, partial(_network, path, manifest, entry, device)),
+                entry.classes,
+                manifest.network_of(entry).input,
+                policy=policy or entry.response_policy,
+                eight_bit_only=entry.eight_bit_only,
+            )
+        except ValueError as error:
+            raise BadZoo(f"{path} cannot be hosted: {error}") from error
     return models
 
 
-def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) -> Model:
-    network = manifest.network_of(entry)
-    if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(network.suffix):
-        raise BadZoo(
-            f"{entry.file!r} in {folder / MANIFEST}: must be the name of a {network.suffix} file in the folder"
-        )
+def _path(folder: Path, manifest: Manifest, entry: TeacherEntry) -> Path:
+    suffix = manifest.network_of(entry).suffix
+    if PurePosixPath(entry.file).name != entry.file or "\\" in entry.file or not entry.file.endswith(suffix):
+        raise BadZoo(f"{entry.file!r} in {folder / MANIFEST}: must be the name of a {suffix} file in the folder")
     path = folder / entry.file
+    if path.resolve().parent != folder.resolve():
+        raise BadZoo(f"{path} points out of the folder: put the file itself there")
+    return path
+
+
+def _teacher(path: Path, manifest: Manifest, entry: TeacherEntry) -> ModuleTeacher:
     try:
-        if path.resolve().parent != folder.resolve():
-            raise BadZoo(f"{path} points out of the folder: put the file itself there")
         held = path.read_bytes()
     except FileNotFoundError:
         raise BadZoo(f"{path} is missing although the manifest names it: get it again, or build the zoo anew") from None
@@ -80,15 +110,7 @@ def _open(folder: Path, manifest: Manifest, entry: TeacherEntry, policy: str) ->
             f"{path} was changed or damaged: its SHA-256 is not the manifest's; get it again, or build it anew"
         )
     try:
-        teacher = load_teacher(manifest, entry, held)
-        return Model(
-            manifest.model_name(entry),
-            folded(teacher.module),
-            entry.classes,
-            network.input,
-            policy=policy,
-            eight_bit_only=entry.eight_bit_only,
-        )
+        return load_teacher(manifest, entry, held)
     except (BadTeacher, ValueError) as error:
         raise BadZoo(f"{path} cannot be hosted: {error}") from error
 
@@ -98,6 +120,10 @@ def write_whole(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_bytes(content)
     draft.replace(path)
+
+
+def _network(path: Path, manifest: Manifest, entry: TeacherEntry, device: torch.device | str) -> nn.Module:
+    return folded(_teacher(path, manifest, entry).module, device)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

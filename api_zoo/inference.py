@@ -1,15 +1,17 @@
 """The inference engine: classifiers frozen for answering, and the check of what they are asked.
 
 Batch norm is folded into the convolutions, memory is `channels_last`, and batches run in chunks whose activations stay in
-the cache. Nothing here knows HTTP.
+the cache. What an image is answered does not depend on what it is computed with: kernels change their order of summation for
+very few rows alone, so fewer are filled up. Nothing here knows HTTP.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -20,6 +22,8 @@ from dfml.teachers import CHUNK
 
 INPUT, OUTPUT = "images", "probabilities"
 DTYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
+FEWEST = 2
+"""Images that are computed at least: one alone goes through other kernels, which round otherwise."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -32,15 +36,17 @@ class BadInput(ValueError):
 
 
 class Model:
-    """A hosted classifier under its name. `module` gives logits and is run as it is: fold it before (see `folded`).
+    """A hosted classifier under its name.
 
+    `module` gives logits and is run as it is: fold it before (see `folded`). Or it is a function that answers with such a
+    module, called for every batch, on any thread.
     `policy` is what its answers tell (`contracts.zoo.ResponsePolicy`); with `eight_bit_only` it takes UINT8 images alone.
     """
 
     def __init__(
         self,
         name: str,
-        module: nn.Module,
+        module: nn.Module | Callable[[], nn.Module],
         labels: Sequence[str],
         input_shape: tuple[int, int, int],
         *,
@@ -58,7 +64,7 @@ class Model:
         self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
         self.labels = list(labels)
         self.input_shape = input_shape
-        self._module = module
+        self._module: Callable[[], nn.Module] = (lambda: module) if isinstance(module, nn.Module) else module
 
     def metadata(self, max_images: int) -> ModelMetadata:
         """What `GET /v2/models/{name}` answers."""
@@ -92,29 +98,45 @@ class Model:
             raise BadInput(found)
 
     def images(self, sent: oip.Tensor) -> Tensor:
-        """What passed `check` as uint8, or as float32 in [0, 1], (n, c, h, w). Raises `BadInput` on NaN and other values."""
-        # Copied: a view into the body may start at any address, and kernels want aligned floats.
-        images = torch.frombuffer(bytearray(sent.data), dtype=DTYPES[sent.datatype]).view(sent.shape)
+        """What passed `check` as uint8, or as float32 in [0, 1], (n, c, h, w). Raises `BadInput` on NaN and other values.
+
+        A view of `sent.data` where that may be written to: what it lies in must be left alone until the answer is there.
+        """
+        data = memoryview(sent.data)
+        images = torch.frombuffer(bytearray(data) if data.readonly else data, dtype=DTYPES[sent.datatype])
         if sent.datatype == "FP32":
             low, high = (edge.item() for edge in torch.aminmax(images))  # NaN wins over any number
             if not (low >= 0 and high <= 1):
                 what = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
                 message = f"holds {what}: send FP32 in [0, 1], or UINT8"
                 raise BadInput([Fault(field="inputs.0.data", message=message)])
-        return images
+        return images.view(sent.shape)
 
     def predict(self, images: Tensor) -> Tensor:
-        """uint8, or float in [0, 1], (n, c, h, w) -> probabilities float32 (n, classes).
+        """uint8, or float in [0, 1], (n, c, h, w) -> probabilities float32 (n, classes), on the CPU.
 
-        An answer depends on its own image alone.
+        An answer depends on its own image alone, whatever the batch.
         """
+        module = self._module()
+        device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
         with torch.inference_mode():
-            chunks = [self._module(chunk).softmax(-1).float() for chunk in images.split(CHUNK)]
-            return torch.cat(chunks)
+            if device.type == "cpu":
+                chunks = [_answers(module, chunk) for chunk in images.split(CHUNK)]
+                return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+            # one copy there, queued behind the last batch; what was sent is pageable, so it is pinned first
+            return _answers(module, images.pin_memory().to(device, non_blocking=True)).cpu()
 
     def answer(self, images: Tensor) -> bytes:
         """What the policy lets through of `predict`, as FP32 bytes, row by row."""
         return limited(self.predict(images), self.policy).contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def _answers(module: nn.Module, images: Tensor) -> Tensor:
+    count = len(images)
+    if count < FEWEST:
+        images = images.expand(FEWEST, -1, -1, -1)
+    answers: Tensor = module(images).softmax(-1).float()
+    return answers[:count]
 
 
 def limited(probabilities: Tensor, policy: str) -> Tensor:
@@ -133,13 +155,33 @@ def limited(probabilities: Tensor, policy: str) -> Tensor:
     return probabilities
 
 
-def folded(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode in which each pair `conv`, `norm` is one convolution, in `channels_last`."""
+class Rows(nn.Module):
+    """A linear layer whose rows do not depend on how many there are: matrix products sum fewer than `FEWEST` otherwise."""
+
+    FEWEST = 8
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, features) -> (n, outputs)."""
+        missing = self.FEWEST - len(x)
+        if missing <= 0:
+            return F.linear(x, self.linear.weight, self.linear.bias)
+        return F.linear(F.pad(x, (0, 0, 0, missing)), self.linear.weight, self.linear.bias)[: len(x)]
+
+
+def folded(module: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
+    """A copy in evaluation mode in which each pair `conv`, `norm` is one convolution, in `channels_last`, on `device`."""
     module = deepcopy(module).eval()
     for part in list(module.modules()):
+        for name, linear in list(part.named_children()):
+            if isinstance(linear, nn.Linear):
+                setattr(part, name, Rows(linear))
         conv, norm = getattr(part, "conv", None), getattr(part, "norm", None)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             part.conv = fuse_conv_bn_eval(conv, norm)
             part.norm = nn.Identity()
     module.requires_grad_(False)
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

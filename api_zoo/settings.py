@@ -17,6 +17,19 @@ class Settings(BaseSettings):
         validation_alias="METAZOO_ZOO_ADMIN_KEY", min_length=16, description="The bearer token of /admin."
     )
     folder: Path | None = Field(None, validation_alias="METAZOO_ZOO_FOLDER", description="The zoo folder to host.")
+    unverified: bool = Field(
+        False, validation_alias="METAZOO_ZOO_UNVERIFIED", description="Also host teachers without a SHA-256."
+    )
+    policy: str | None = Field(
+        None, validation_alias="METAZOO_ZOO_POLICY", description="What every model answers, whatever the manifest says."
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", validation_alias="METAZOO_ZOO_DEVICE",
+        description="Where models compute: cpu, cuda, cuda:1; auto is cuda where there is one.",
+    )  # fmt: skip
+    loaded_bytes: int = Field(
+        512 * 2**20, ge=1, validation_alias="METAZOO_ZOO_LOADED_BYTES", description="Bytes of weights in memory."
+    )
     max_images: int = Field(
         512, ge=1, le=65_536, validation_alias="METAZOO_ZOO_MAX_IMAGES", description="Most images in one request."
     )
@@ -33,5 +46,5 @@ class Settings(BaseSettings):
         description="Time that answering may take once charged.",
     )
     threads: int = Field(
-        os.cpu_count() or 1, ge=1, validation_alias="METAZOO_ZOO_THREADS", description="Requests computed at once."
+        os.cpu_count() or 1, ge=1, validation_alias="METAZOO_ZOO_THREADS", description="Batches computed at once."
     )

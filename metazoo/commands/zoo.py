@@ -1,14 +1,23 @@
 """`metazoo zoo`: make a zoo of teachers, host it, manage the keys of one that runs."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metazoo.commands import zoo_build, zoo_import
 from metazoo.connection import UNREACHABLE, USAGE, AsJson, fail, secret_from
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import FastAPI
+
+    from api_zoo.inference import Model
+    from api_zoo.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of a running zoo. Needs its admin key in METAZOO_ZOO_ADMIN_KEY.")
@@ -36,29 +45,55 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; they share limits and budgets.")] = 1,
 ) -> None:
     """Host a zoo folder as APIs. Needs REDIS_URL and METAZOO_ZOO_ADMIN_KEY."""
-    import torch
     import uvicorn
     from pydantic import ValidationError
 
-    from api_zoo.app import create_app
-    from api_zoo.folder import BadZoo, open_folder
+    from api_zoo.folder import BadZoo
+    from api_zoo.services import hosted
     from api_zoo.settings import Settings
     from worker import logs
 
-    torch.set_num_threads(1)  # requests run beside each other, each on one core
+    told: dict[str, Any] = {"folder": folder.absolute()}
+    if unverified:
+        told["unverified"] = True
+    if policy is not None:
+        told["policy"] = policy
     try:
-        settings = Settings()
+        settings = Settings(**told)
     except ValidationError as error:
         fail(f"settings: {_told(error)}", BAD_ZOO)
     try:
-        models = open_folder(folder.absolute(), unverified=unverified, policy=policy)
+        models = hosted(settings)
     except BadZoo as error:
         fail(str(error), BAD_ZOO)
+    options: dict[str, Any] = {"host": host, "port": port, "log_config": None, "timeout_graceful_shutdown": 5}
+    if workers == 1:
+        uvicorn.run(_application(settings, models), **options)
+    else:  # each reads the settings anew, with what was told here
+        os.environ |= {f"METAZOO_ZOO_{name.upper()}": str(value) for name, value in told.items()}
+        logs.configure()
+        uvicorn.run("metazoo.commands.zoo:application", factory=True, workers=workers, **options)
+
+
+def application() -> "FastAPI":
+    """The zoo by the environment: one of several processes."""
+    from api_zoo.settings import Settings
+
+    return _application(Settings(), None)
+
+
+def _application(settings: "Settings", models: "Mapping[str, Model] | None") -> "FastAPI":
+    import torch
+
+    from api_zoo.app import create_app
+    from worker import logs
+
     logs.configure()
-    application = create_app(settings, registry=models)
-    uvicorn.run(application, host=host, port=port, log_config=None, timeout_graceful_shutdown=5)
+    torch.set_num_threads(1)  # batches run beside each other, each on one core
+    return create_app(settings, registry=models)
 
 
 ZooUrl = Annotated[str, typer.Option("--url", envvar="METAZOO_ZOO_URL", help="The zoo, such as http://127.0.0.1:8001.")]
@@ -72,6 +107,10 @@ def create(
     budget: Annotated[int | None, typer.Option(min=0, help="Images over its life. Default: no limit.")] = None,
     images_per_second: Annotated[float | None, typer.Option(help="Sustained rate. Default: no limit.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Most images at once.")] = None,
+    requests_per_second: Annotated[
+        float | None, typer.Option(help="Sustained rate of requests. Default: no limit.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Most requests at once. Default: no limit.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model it may use; repeatable. Default: all.")] = None,
     expires: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="When it ends; a date is UTC.")
@@ -80,7 +119,15 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its secret is shown this once."""
-    wanted = {"budget": budget, "images_per_second": images_per_second, "burst": burst, "models": model, "notes": notes}
+    wanted = {
+        "budget": budget,
+        "images_per_second": images_per_second,
+        "burst": burst,
+        "requests_per_second": requests_per_second,
+        "concurrency": concurrency,
+        "models": model,
+        "notes": notes,
+    }
     given = {field: value for field, value in wanted.items() if value is not None}
     if expires is not None:
         given["expires_at"] = (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).isoformat()
@@ -104,6 +151,36 @@ def list_keys(url: ZooUrl, as_json: AsJson = False) -> None:
         models = "all" if key["models"] is None else str(len(key["models"]))
         table.add_row(key["id"], key["name"], str(key["spent"]), *limits, models, "revoked" if key["revoked"] else "")
     Console().print(table)
+
+
+@keys.command()
+def show(key: KeyId, url: ZooUrl, as_json: AsJson = False) -> None:
+    """One key: its limits and what it has spent."""
+    found = _call(url, "GET", f"/{key}")
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for field, value in found.items():
+        told = ", ".join(value) if isinstance(value, list) else _or_dash(value)
+        typer.echo(f"{field.replace('_', ' ')}: {told}")
+
+
+@keys.command()
+def audit(
+    key: KeyId,
+    url: ZooUrl,
+    after: Annotated[str | None, typer.Option(help="The id of the last entry seen.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most entries to tell.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """A key's charges, refunds and top-ups, oldest first."""
+    asked = f"/{key}/audit?limit={limit}" + (f"&after={after}" if after else "")
+    for entry in _call(url, "GET", asked):
+        if as_json:
+            typer.echo(json.dumps(entry))
+        else:
+            told = [entry[field] for field in ("id", "time", "kind", "images", "model", "charge")]
+            typer.echo("  ".join(str(value) for value in told if value is not None))
 
 
 @keys.command()
@@ -135,6 +212,9 @@ def usage(key: KeyId, url: ZooUrl, as_json: AsJson = False) -> None:
     typer.echo(f"{used['key']}: {used['spent']} of {_or_dash(used['budget'])} images")
     for model, images in used["per_model"].items():
         typer.echo(f"  {model}  {images}")
+    for day, models in used.get("per_day", {}).items():
+        for model, images in models.items():
+            typer.echo(f"  {day}  {model}  {images}")
 
 
 def _call(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

@@ -440,7 +440,7 @@ async def test_concurrent_callers_never_get_more_than_the_budget(zoo, colours) -
 
 async def test_metadata_states_the_policy_and_answers_follow_it(zoo, running, redis_url, colours) -> None:
     hosted = zoo.app.state.services.models["colours"]
-    model = Model("terse", hosted._module, hosted.labels, hosted.input_shape, policy="label", eight_bit_only=True)
+    model = Model("terse", hosted._module(), hosted.labels, hosted.input_shape, policy="label", eight_bit_only=True)
     async with running(redis_url, {"terse": model}) as terse:
         key = await terse.key()
         told = (await terse.http.get("/v2/models/terse", headers=key)).json()["parameters"]

@@ -147,6 +147,17 @@ def test_keys_expire_and_are_topped_up(answers) -> None:
     assert (sent[-1].url.path, json.loads(sent[-1].content)) == ("/admin/keys/abc/top-up", {"images": 5})
 
 
+def test_keys_are_shown_with_their_audit(answers) -> None:
+    environment = {"METAZOO_ZOO_URL": URL, "METAZOO_ZOO_ADMIN_KEY": "hidden"}
+    sent = answers(200, KEY)
+    assert "budget: 10\n" in run("keys", "show", "abc", **environment).stdout
+    entry = {"id": "1-0", "kind": "top-up", "images": 5, "time": "2030-01-02T00:00:00Z", "charge": None, "model": None}
+    answers(200, [entry])
+    told = run("keys", "audit", "abc", "--after", "0-1", **environment).stdout
+    assert told == "1-0  2030-01-02T00:00:00Z  top-up  5\n"
+    assert dict(sent[-1].url.params) == {"limit": "100", "after": "0-1"}
+
+
 def test_keys_say_why_not(answers) -> None:
     assert run("keys", "list").exit_code == 2  # no URL
     unset = run("keys", "list", "--url", URL)
