@@ -247,10 +247,10 @@ class Sampler:
     def look(self, bought: Bought, books: Books) -> None:
         """One look; the zoo first, so that what is charged in between is held already. Raises redis's errors."""
         zoo = int(self._redis.hget(keyring.record(bought.key_id), "spent") or 0)
-        budget = {name.decode(): int(value) for name, value in
-                  self._redis.hgetall(keys.job(bought.job_id, "budget")).items()}  # fmt: skip
-        taken = sum(budget.get(part, 0) for part in ("confirmed", "unconfirmed", "reserved"))
+        parts = ("limit", "confirmed", "unconfirmed", "reserved")
+        limit, *taken_parts = (int(value or 0) for value in self._redis.hmget(keys.job(bought.job_id, "budget"), parts))
+        taken = sum(taken_parts)
         self.samples += 1
-        if not zoo <= taken <= budget["limit"]:
-            books.overspent += max(zoo - taken, taken - budget["limit"])
+        if not zoo <= taken <= limit:
+            books.overspent += max(zoo - taken, taken - limit)
             books.complain(bought.job_id, f"while it ran the zoo had counted {zoo}, the job {taken}")
