@@ -149,6 +149,13 @@ class JobRequest(Input):
         if self.budget.cost is not None:
             unpriced = [index for index, api in enumerate(self.apis) if api.price_per_1k is None]
             found += [(("apis", index, "price_per_1k"), "is required with budget.cost") for index in unpriced]
+        gradients = getattr(self.method, "gradients", None)
+        if gradients is not None and gradients.source == "weights":
+            message = (
+                "these APIs give answers and no weights: choose zeroth-order, surrogate or guided, which take answers alone "
+                "and spend queries, or another method"
+            )
+            found.append((("method", "gradients", "source"), message))
         refuse("JobRequest", found)
         return self
 

@@ -318,6 +318,9 @@ class BidfMkdOptions(Input):
 
 _METHODS: dict[str, type[Input]] = {
     "pqd": PqdOptions,
+    "bidf_mkd": BidfMkdOptions,
+    "free": FreeOptions,
+    "purer": PurerOptions,
     "distill_average": DistillAverageOptions,
 }
 METHOD_NAMES: tuple[str, ...] = tuple(_METHODS)
@@ -334,7 +337,7 @@ def _by_name(given: Any) -> Any:
 
 
 MethodOptions = Annotated[
-    PqdOptions | DistillAverageOptions,
+    PqdOptions | BidfMkdOptions | FreeOptions | PurerOptions | DistillAverageOptions,
     Field(discriminator="name"),
     BeforeValidator(_by_name),
 ]

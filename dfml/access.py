@@ -9,7 +9,7 @@ from contracts.methods import GradientOptions
 from dfml.numerics.distillation import rounding_unit
 from dfml.numerics.gradient_sources import FLOOR, Asked, Guided, Source, Surrogate, ZerothOrder
 from dfml.numerics.zeroth_order import Estimator, step_size
-from dfml.teachers import DifferentiableTeacher, Teacher, WhiteBoxTeacher
+from dfml.teachers import DifferentiableTeacher, Teacher, WhiteBoxTeacher, rounds_images
 
 PROBE = 8
 """Images asked of an API first, to learn how precise its answers are."""
@@ -87,7 +87,8 @@ def step_of(estimator: Estimator, unit: float | None, shape: tuple[int, int, int
 def _asked(teacher: Teacher, options: GradientOptions, generator: torch.Generator) -> Asked:
     unit = probe(teacher, generator)
     estimator = Estimator(options.directions, antithetic=options.antithetic, frequencies=options.frequencies)
-    step = options.step if options.step is not None else step_of(estimator, unit, teacher.input_shape)
+    rounded = rounds_images(teacher)
+    step = options.step or step_of(estimator, unit, teacher.input_shape, eight_bit=rounded)
     source: Source
     if options.source == "zeroth-order":
         source = ZerothOrder(estimator, step, generator)

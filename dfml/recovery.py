@@ -10,7 +10,7 @@ from dfml.access import floor_of, step_of
 from dfml.nets.generator import build_generator
 from dfml.numerics.inversion import likeness
 from dfml.numerics.zeroth_order import Estimator, surrogate
-from dfml.teachers import CHUNK, Teacher
+from dfml.teachers import CHUNK, Teacher, rounds_images
 from dfml.visits import Plan, estimator_of
 
 
@@ -47,7 +47,7 @@ class Recovery:
     def step(self) -> float:
         if self.options.step is not None:
             return self.options.step
-        rounds = self.options.eight_bit and self.options.space == "pixels"
+        rounds = (self.options.eight_bit or rounds_images(self.teacher)) and self.options.space == "pixels"
         return step_of(self.estimator, self.unit, self.teacher.input_shape, eight_bit=rounds)
 
     def ask(self, images: Tensor) -> Tensor:

@@ -183,6 +183,11 @@ def _observe(met: list[BatchStatistics], norm: nn.Module, inputs: Sequence[Tenso
         met.append(BatchStatistics(mean, variance, norm.running_mean, norm.running_var))
 
 
+def rounds_images(teacher: Teacher) -> bool:
+    """Whether images are rounded to 8 bits on their way to it: an API says so by `eight_bit`, others do not."""
+    return bool(getattr(teacher, "eight_bit", False))
+
+
 def check_images(images: Tensor, input_shape: tuple[int, int, int]) -> None:
     """Raise ValueError, saying what to send, unless `images` is uint8 or float in [0, 1] of shape (n >= 1, *input_shape)."""
     if images.ndim != 4 or tuple(images.shape[1:]) != input_shape or not len(images):

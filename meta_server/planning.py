@@ -1,6 +1,7 @@
 """What the server knows of plans: how a raised budget goes on where the smaller one stood. numpy only."""
 
 from contracts.jobs import JobRequest
+from contracts.methods import ProceduralQueries
 from dfml.plans import plan
 
 
@@ -9,6 +10,8 @@ def pinned(request: JobRequest) -> JobRequest:
 
     A larger budget then asks each API about the same images first, in the same order: places in the query sets stay valid.
     """
+    if not isinstance(request.method, ProceduralQueries):  # it plans from the budget itself
+        return request
     budget = request.budget
     planned = plan(
         request.method,

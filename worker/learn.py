@@ -31,6 +31,7 @@ from meta_server.store import ids
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing
 from meta_server.store.stored_job import StoredJob
 from metering.records import MoveRefused
+from worker.adaptive import learn_from_apis
 from worker.arrivals import Arrivals, GaveWay
 from worker.context import Context
 from worker.failures import JobFault
@@ -91,6 +92,9 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
     await context.store.phase(job.id, watch.lease, Phase.META_TRAIN)
     arrivals = Arrivals(context, job, watch)
     async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
+        if METHODS[request.method.name].adaptive:
+            done = await learn_from_apis(context, job, watch, device=_device(), on_step=report.step)
+            return await _kept(context, job, done.backbone.cpu(), done.metrics, watch)
         try:
             answers = await arrivals.begin()
             more = {"more": arrivals.more} if arrivals.early else {}
@@ -104,6 +108,13 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
             backbone, metrics = await asyncio.to_thread(train)
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
+    return await _kept(context, job, backbone, metrics, watch)
+
+
+async def _kept(
+    context: Context, job: StoredJob, backbone: Backbone, metrics: dict[str, float], watch: Watch
+) -> tuple[Backbone, dict[str, float]]:
+    """Both, once they are checkpointed."""
     stem = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}"
     path = await asyncio.to_thread(context.artifacts.keep, stem, ".safetensors", to_safetensors(weights(backbone)))
     await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))

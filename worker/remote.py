@@ -45,8 +45,8 @@ REPLAY_SECONDS = 23 * 3600  # a key replays for 24 hours; the rest is for clocks
 MOST_LOSSES = 3  # answers in a row that may be lost without replay
 LONGEST_HINT = 3600.0  # an API that asks for more patience than this is given up
 
-Images = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-"""Pool indices -> uint8 (n, 3, height, width)."""
+Images = Callable[[NDArray[np.int64]], NDArray[np.uint8] | NDArray[np.float32]]
+"""Pool indices -> uint8, or float32 in [0, 1], (n, 3, height, width)."""
 
 Step = Coroutine[Any, Any, None]
 
@@ -117,14 +117,14 @@ class RemoteTeacher:
         while len(self.indices) - self.left < min(images, len(self.indices)):
             await self._ask(*self._todo.take(min(self.largest, images)))
 
-    async def ask(self) -> None:
-        """Ask about all that is left.
+    async def ask(self, until: int | None = None) -> None:
+        """Ask about all that is left, or all of it before the place `until`.
 
         Raises `BadApi` when an answer is no answer, `Enough` when the API or the budget gives no more: then all that was under
         way has its outcome. Raises `Stopped`, `LeaseLost`, `StoreUnavailable`, OSError when an answer cannot be stored: then
         what is under way has a few seconds to end, and the next worker resolves the rest.
         """
-        await self._all(lambda: self._ask(*self._todo.take(self._size())) if self.left else None)
+        await self._all(lambda: self._ask(*self._todo.take(self._size(), until)) if self._todo.left(until) else None)
 
     def _size(self) -> int:
         return min(self.largest, self._pacer.most_images or self.largest)
@@ -185,15 +185,19 @@ class RemoteTeacher:
     async def _prepare(self, start: int, stop: int, *, number: int) -> tuple[bytes, dict[str, str], Chunk]:
         """The request about images `start` to `stop` of this API's queries, and its record."""
 
-        def encode() -> tuple[bytes, dict[str, str], str]:
-            pixels = self.images(self.indices[start:stop])
-            typed = pixels if self.info.datatype == "UINT8" else pixels.astype("<f4") / np.float32(255)
-            tensor = Tensor(name="images", datatype=self.info.datatype, shape=pixels.shape, data=typed.tobytes())
-            body, headers = self.model.encode(tensor)
+        def prepare() -> tuple[bytes, dict[str, str], str]:
+            body, headers = self.encode(start, stop)
             return body, headers, sha256(body).hexdigest()
 
-        body, headers, digest = await asyncio.to_thread(encode)
+        body, headers, digest = await asyncio.to_thread(prepare)
         return body, headers, Chunk(api=self.api_id, number=number, start=start, stop=stop, digest=digest)
+
+    def encode(self, start: int, stop: int) -> tuple[bytes, dict[str, str]]:
+        """Body and headers of the request about these places: the same bytes each time."""
+        pixels = self.images(self.indices[start:stop])
+        typed = _typed(pixels, self.info.datatype)
+        tensor = Tensor(name="images", datatype=self.info.datatype, shape=pixels.shape, data=typed.tobytes())
+        return self.model.encode(tensor)
 
     async def _resolve(self, hold: Hold) -> None:
         """Learn the outcome of a chunk that an earlier worker may have sent."""
@@ -339,6 +343,13 @@ class RemoteTeacher:
     def _count(self, settled: Settled) -> None:
         if settled.outcome is Outcome.CONFIRMED:
             self.answered += settled.chunk.images
+
+
+def _typed(pixels: NDArray[np.uint8] | NDArray[np.float32], datatype: str) -> NDArray[Any]:
+    """Pixels as the API takes them: UINT8, or FP32 in [0, 1]."""
+    if pixels.dtype == np.uint8:
+        return pixels if datatype == "UINT8" else pixels.astype("<f4") / np.float32(255)
+    return (pixels * 255).round().astype(np.uint8) if datatype == "UINT8" else pixels.astype("<f4")
 
 
 def _severity(failure: BaseException) -> int:

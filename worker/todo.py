@@ -11,13 +11,17 @@ class Todo:
         """Places left."""
         return sum(stop - start for start, stop in self._ranges)
 
-    def take(self, most: int) -> tuple[int, int]:
-        """The first places left, at most so many in a row, as (start, stop). Raises IndexError when none are left."""
+    def left(self, until: int | None = None) -> bool:
+        """Whether any are left, or any before the place `until`."""
+        return bool(self._ranges) and (until is None or self._ranges[0][0] < until)
+
+    def take(self, most: int, until: int | None = None) -> tuple[int, int]:
+        """The first places left, at most so many in a row, none from `until` on, as (start, stop). IndexError for none."""
         start, stop = self._ranges.pop(0)
-        if stop - start > most:
-            self._ranges.insert(0, (start + most, stop))
-            stop = start + most
-        return start, stop
+        end = min(stop, start + most) if until is None else min(stop, start + most, until)
+        if end < stop:
+            self._ranges.insert(0, (end, stop))
+        return start, end
 
     def remove(self, start: int, stop: int) -> None:
         """Places start to stop need no asking, whether they were left or not."""
