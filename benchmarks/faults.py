@@ -87,7 +87,10 @@ class Chaos:
         if holders is None:
             return None
         (kind,) = self.random.choices(list(KINDS), list(KINDS.values()))
-        told = getattr(self, "_" + kind.replace(" ", "_"))(holders)
+        try:
+            told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(holders)
+        except ProcessLookupError:  # it had just ended
+            return None
         if told:
             self.done.append(kind)
         return told

@@ -1,7 +1,7 @@
 """Everything a request may use, opened once when the server starts and closed when it stops."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -23,6 +23,7 @@ from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.secrets import Secrets
+from metering.policy import policy_of
 from metering.scripts import Scripts, StoreUnavailable, connect
 
 log = structlog.get_logger()
@@ -50,6 +51,13 @@ class Services:
             log.warning("enqueue_failed", job=job_id, cause=str(error))
 
 
+async def _tell_of_policy(redis: Redis) -> None:
+    """Log what of Redis's settings breaks the promise; `metazoo doctor` tells the same."""
+    with suppress(StoreUnavailable):
+        for fault in (await policy_of(redis)).faults:
+            log.warning("redis_policy", fault=fault)
+
+
 @asynccontextmanager
 async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue | None) -> AsyncIterator[Services]:
     """The services by `settings`, with the reaper running. What is passed in is used, and closed by whoever passed it."""
@@ -68,6 +76,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
+        background.start_soon(_tell_of_policy, redis)
         background.start_soon(Reaper(jobs, queue, redis).run)
         background.start_soon(OrphanSweeper(redis, artifacts).run)
         background.start_soon(Sweeper(adapted_models, artifacts).run)

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts.problems import faults
-from metazoo.commands import adapted, data, demo, job_records, jobs, models, server, up, worker, zoo
+from metazoo.commands import adapted, data, demo, doctor, job_records, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(data.app, name="data")
 app.command("server")(server.server)
