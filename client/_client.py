@@ -8,6 +8,7 @@ import httpx
 
 from client._flow import AsyncDriver, Driver
 from client.adapted_models import AdaptedModels, AsyncAdaptedModels
+from client.admin import Admin, AsyncAdmin
 from client.errors import NotConfigured
 from client.jobs import AsyncJobs, Jobs
 from client.meta_models import AsyncMetaModels, MetaModels
@@ -64,6 +65,11 @@ class Metazoo:
         return AdaptedModels(_needed(self._server, _NO_SERVER))
 
     @property
+    def admin(self) -> Admin:
+        """Keys, quotas and the audit log of the server."""
+        return Admin(_needed(self._server, _NO_SERVER))
+
+    @property
     def zoo(self) -> Zoo:
         """The API zoo: models, predictions, usage."""
         return Zoo(_needed(self._zoo, _NO_ZOO))
@@ -115,6 +121,11 @@ class AsyncMetazoo:
     def adapted_models(self) -> AsyncAdaptedModels:
         """Ask what was adapted from meta-models; list it, end it."""
         return AsyncAdaptedModels(_needed(self._server, _NO_SERVER))
+
+    @property
+    def admin(self) -> AsyncAdmin:
+        """Keys, quotas and the audit log of the server."""
+        return AsyncAdmin(_needed(self._server, _NO_SERVER))
 
     @property
     def zoo(self) -> AsyncZoo:

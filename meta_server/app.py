@@ -11,8 +11,10 @@ from redis.asyncio import Redis
 from edge import errors, openapi
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 from meta_server import dashboard, routes
+from meta_server.gatekeeper import Gatekeeper
 from meta_server.queue import Queue
 from meta_server.routes import hosted
+from meta_server.routes.access import Failures
 from meta_server.services import open_services
 from meta_server.session import Sessions
 from meta_server.settings import Settings
@@ -35,6 +37,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
         redirect_slashes=False,
     )
     app.state.key_digest = sha256(settings.api_key.get_secret_value().encode()).digest()
+    app.state.failures = Failures()
     app.state.sessions = Sessions(settings.secret_key.get_secret_value())
     app.include_router(routes.root)
     hosted.install(app)
@@ -43,6 +46,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline)
+    app.add_middleware(Gatekeeper)
     app.add_middleware(RequestId)  # added last, so it is the outermost
     openapi.install(app)
     return app

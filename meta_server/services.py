@@ -18,6 +18,7 @@ from meta_server.serving import Serving
 from meta_server.serving.hosting import hosting
 from meta_server.serving.sweeper import Sweeper
 from meta_server.settings import Settings
+from meta_server.store.access import AccessStore
 from meta_server.store.adapted_models import AdaptedModelStore
 from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
@@ -34,6 +35,7 @@ class Services:
     """What routes are given."""
 
     redis: Redis
+    access: AccessStore
     jobs: JobStore
     meta_models: MetaModelStore
     adapted_models: AdaptedModelStore
@@ -80,4 +82,14 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         background.start_soon(Reaper(jobs, queue, redis).run)
         background.start_soon(OrphanSweeper(redis, artifacts).run)
         background.start_soon(Sweeper(adapted_models, artifacts).run)
-        yield Services(redis, jobs, meta_models, adapted_models, artifacts, queue, serving, hosting(settings, redis))
+        yield Services(
+            redis,
+            AccessStore(redis),
+            jobs,
+            meta_models,
+            adapted_models,
+            artifacts,
+            queue,
+            serving,
+            hosting(settings, redis),
+        )

@@ -38,6 +38,14 @@ class BudgetSpent(Exception):
         self.left = left
 
 
+class QuotaReached(Exception):
+    """The tenant may send no more images today; from midnight UTC, in `seconds`, it may again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("the tenant's quota of queries a day is used up: resume the job after midnight UTC")
+        self.seconds = seconds
+
+
 class JobClosed(Exception):
     """The job is not running any more (`status`): nothing new may be sent."""
 
@@ -102,6 +110,7 @@ class LedgerKeys:
     holds: str
     settled: str
     events: str
+    tenants: str = ""  # prefix of the keys of tenants' quotas; the record's field `tenant` goes behind it
 
 
 class Ledger:
@@ -115,15 +124,15 @@ class Ledger:
     async def reserve(self, lease: Lease, chunk: Chunk) -> None:
         """Record `chunk` and hold its budget; again for the same chunk changes nothing.
 
-        Raises `BudgetSpent`, `JobClosed`, `AlreadySettled`, `LeaseLost`, `StoreUnavailable`; `ValueError` when another chunk
-        has this id or there are no images.
+        Raises `BudgetSpent`, `QuotaReached`, `JobClosed`, `AlreadySettled`, `LeaseLost`, `StoreUnavailable`; `ValueError`
+        when another chunk has this id or there are no images.
         """
         if chunk.images < 1:
             raise ValueError(f"chunk {chunk.id} holds no images")
         keys = self._keys
         verdict, *rest = await self._scripts.run(
             "hold_reserve",
-            keys=[keys.leases, keys.record, keys.budget, keys.holds, keys.settled],
+            keys=[keys.leases, keys.record, keys.budget, keys.holds, keys.settled, keys.tenants],
             args=[lease.role, lease.fence, chunk.api, chunk.id, chunk.images, json.dumps(asdict(chunk))],
         )
         match verdict.decode():
@@ -133,6 +142,8 @@ class Ledger:
                 raise JobClosed(rest[0].decode())
             case "spent":
                 raise BudgetSpent(rest[0])
+            case "quota":
+                raise QuotaReached(rest[0])
             case "settled":
                 raise AlreadySettled(rest[0].decode())
             case "open" if _chunk(json.loads(rest[0])) != chunk:

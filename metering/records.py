@@ -55,6 +55,14 @@ class KeyReused(Exception):
     """The idempotency key was used with another body."""
 
 
+class TooManyOpen(Exception):
+    """The tenant has `open` records that have not ended, and may have no more."""
+
+    def __init__(self, open: int) -> None:
+        super().__init__(f"{open} are open")
+        self.open = open
+
+
 class Records:
     """Creates and changes records. `moves` is the table of legal moves between statuses; `ends` are those of its ends."""
 
@@ -72,10 +80,11 @@ class Records:
         budget: Mapping[str, str],
         apis: Mapping[str, str],
         mark: IdempotencyMark | None,
+        most_open: int | None = None,
     ) -> str:
         """Store a queued record and return its id, or the id of what the same key and body made before.
 
-        Raises `KeyReused`, `StoreUnavailable`.
+        `most_open`: how many records of its `tenant` may be open. Raises `KeyReused`, `TooManyOpen`, `StoreUnavailable`.
         """
         verdict, *rest = await self._scripts.run(
             "record_create",
@@ -88,10 +97,14 @@ class Records:
                 mark.digest if mark else "",
                 round(mark.seconds * MICROSECONDS) if mark else 0,
                 *map(json.dumps, (dict(record), dict(budget), dict(apis), {"status": "queued", "reason": None})),
+                "" if most_open is None else most_open,
+                record.get("tenant", "default"),
             ],
         )
         if verdict == b"reused":
             raise KeyReused
+        if verdict == b"full":
+            raise TooManyOpen(rest[0])
         return rest[0].decode() if verdict == b"exists" else record_id
 
     async def move(

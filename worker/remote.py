@@ -32,7 +32,7 @@ from client.errors import (
 from client.model import Answer, AsyncModel, ModelInfo
 from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
-from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, Settled
+from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, QuotaReached, Settled
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.todo import Todo
@@ -145,7 +145,7 @@ class RemoteTeacher:
                 if not under_way:
                     break
                 # an API that gives no more leaves the others time to end, and who must stop sees to it; else, a moment
-                broken = not all(isinstance(failure, Enough | BadApi | Stopped) for failure in failures)
+                broken = not all(isinstance(failure, Enough | BadApi | Stopped | QuotaReached) for failure in failures)
                 done, under_way = await asyncio.wait(
                     under_way, timeout=GRACE if broken else None, return_when=asyncio.FIRST_COMPLETED
                 )

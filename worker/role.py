@@ -9,6 +9,7 @@ from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
 from meta_server.store.stored_job import StoredJob
 from metering.leases import AttemptsExhausted, Lease, LeaseLost
+from metering.ledger import QuotaReached
 from metering.scripts import StoreUnavailable
 from worker.context import Context
 from worker.failures import JobFault, job_error, reason_to_pause
@@ -48,6 +49,9 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                 await work(context, job, watch)
             except (Stopped, LeaseLost, StoreUnavailable):
                 raise
+            except QuotaReached as reached:
+                await context.store.pause(job_id, reason=str(reached), lease=lease)
+                raise Stopped(Why.PAUSED) from None
             except Exception as error:
                 if reason := reason_to_pause(error):
                     log.warning("job_pauses", reason=reason)

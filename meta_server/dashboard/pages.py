@@ -9,14 +9,14 @@ from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
 from meta_server.dashboard import forms
 from meta_server.dashboard.look import page
-from meta_server.routes.access import ServicesDep, authorised, check_key, sessions
+from meta_server.routes.access import CallerDep, ServicesDep, authorised, caller_of, owned, sessions
 from meta_server.routes.description import After
 from meta_server.session import forged
 
 PAGE = 25  # rows
 
 router = APIRouter(include_in_schema=False)
-own = APIRouter(dependencies=[Depends(authorised)])
+own = APIRouter(dependencies=[Depends(authorised), Depends(owned)])
 
 
 @router.get("/sign-in")
@@ -33,7 +33,7 @@ async def begin_session(
     if forged(request):
         raise ProblemError("forbidden", "sign in on this server's own page")
     try:
-        check_key(request, key.strip())
+        await caller_of(request, key.strip() or None)
     except ProblemError:
         fault = "This is not a key of this server." if key.strip() else "Enter the server's key."
         return page(request, "sign_in.html", status=401, to=_own_path(to), fault=fault)
@@ -56,11 +56,12 @@ async def end_session(request: Request) -> Response:
 async def jobs(
     request: Request,
     services: ServicesDep,
+    caller: CallerDep,
     after: After = None,
     status: Annotated[JobStatus | None, Query()] = None,
 ) -> Response:
     """Every job, newest first."""
-    listed = await services.jobs.list(after=after, limit=PAGE, status=status)
+    listed = await services.jobs.list(tenant=caller.tenant, after=after, limit=PAGE, status=status)
     return page(request, "jobs.html", jobs=listed.items, following=listed.next, chosen=status, first=after is None)
 
 
@@ -90,9 +91,9 @@ async def job(request: Request, job_id: str, services: ServicesDep) -> Response:
 
 
 @own.get("/meta-models")
-async def meta_models(request: Request, services: ServicesDep, after: After = None) -> Response:
+async def meta_models(request: Request, services: ServicesDep, caller: CallerDep, after: After = None) -> Response:
     """Every meta-model, newest first."""
-    listed = await services.meta_models.list(after=after, limit=PAGE)
+    listed = await services.meta_models.list(tenant=caller.tenant, after=after, limit=PAGE)
     return page(request, "meta_models.html", models=listed.items, following=listed.next, first=after is None)
 
 

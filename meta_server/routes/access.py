@@ -1,17 +1,57 @@
-"""What every route needs: the opened services, and a caller who may call."""
+"""What every route needs: the opened services, and a caller who may call.
+
+A key stands for a role in one tenant. The server's own key (`METAZOO_SERVER_API_KEY`) is the admin of the default tenant.
+What belongs to another tenant is not there.
+"""
 
 import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from contracts.access import DEFAULT_TENANT, Role
 from contracts.problems import ProblemError
 from meta_server.services import Services
-from meta_server.session import Sessions, forged
+from meta_server.session import SAFE, Sessions, forged
+from meta_server.store import keys
 
-_bearer = HTTPBearer(auto_error=False, description="The server's API key.")
+_bearer = HTTPBearer(auto_error=False, description="A key of the server.")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls."""
+
+    tenant: str
+    role: Role
+    key: str  # its id; `settings` for the server's own
+
+
+class Failures:
+    """Counts callers' wrong keys: more than `most` in `seconds` from one address are answered 429, whatever they say."""
+
+    def __init__(self, *, most: int = 30, seconds: float = 60.0, addresses: int = 10_000) -> None:
+        self._most, self._seconds, self._addresses = most, seconds, addresses
+        self._counted: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> how many, since when
+
+    def count(self, address: str) -> None:
+        """One more from `address`. Raises `ProblemError` (`rate-limited`) when they are too many."""
+        now = time.monotonic()
+        count, since = self._counted.pop(address, (0, now))
+        if now - since >= self._seconds:
+            count, since = 0, now
+        self._counted[address] = (count + 1, since)
+        if len(self._counted) > self._addresses:
+            self._counted.popitem(last=False)
+        if count >= self._most:
+            wait = max(1, round(self._seconds - (now - since)))
+            detail = f"too many wrong keys from this address: wait {wait} s, and send the right one"
+            raise ProblemError("rate-limited", detail, headers={"Retry-After": str(wait)})
 
 
 def services(request: Request) -> Services:
@@ -26,20 +66,72 @@ def sessions(request: Request) -> Sessions:
     return made
 
 
-async def authorised(request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
-    """Refuses callers without the key, and other sites' pages that use the cookie of one who has it."""
-    key = sent.credentials if sent is not None else sessions(request).key(request)
-    check_key(request, key)
-    if sent is None and forged(request):
+async def authenticate(request: Request) -> Caller:
+    """Who calls, by bearer key or by a browser's cookie; looked up once a request.
+
+    Raises `ProblemError`: `unauthorized`; `rate-limited` after many wrong keys; `forbidden` for a key that may only look, and
+    for pages of other sites that use the cookie of one who has a key. Raises `StoreUnavailable`.
+    """
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    bearer = sent.strip() if scheme.lower() == "bearer" else None
+    caller = await caller_of(request, bearer or sessions(request).key(request))
+    if not bearer and forged(request):
         raise ProblemError("forbidden", "a page of another site may change nothing here: send the key as a bearer key")
+    if caller.role is Role.VIEWER and request.method not in SAFE:
+        raise ProblemError("forbidden", "this key may only look: ask for one with the role user")
+    request.state.caller = caller
+    return caller
 
 
-def check_key(request: Request, key: str | None) -> None:
-    """Refuses a key that is not the server's; takes as long for one that is nearly right."""
+async def caller_of(request: Request, key: str | None) -> Caller:
+    """Whose key it is; takes as long for one that is nearly right. Raises as `authenticate` does."""
     wanted: bytes = request.app.state.key_digest
-    if key is None or not secrets.compare_digest(sha256(key.encode()).digest(), wanted):
-        detail = "send the server's key as Authorization: Bearer KEY"
-        raise ProblemError("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    if key is not None:
+        if secrets.compare_digest(sha256(key.encode()).digest(), wanted):
+            return Caller(DEFAULT_TENANT, Role.ADMIN, "settings")
+        found = await services(request).access.find(key)
+        if found is not None:
+            return Caller(found.tenant, found.role, found.id)
+        failures: Failures = request.app.state.failures
+        failures.count(request.client.host if request.client else "")
+    detail = "send a key of the server as Authorization: Bearer KEY"
+    raise ProblemError("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+async def authorised(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
+    """Refuses callers without a key, and other sites' pages that use the cookie of one who has it."""
+    return await authenticate(request)
+
+
+CallerDep = Annotated[Caller, Depends(authorised)]
 ServicesDep = Annotated[Services, Depends(services)]
+
+_RECORDS = {
+    "job_id": ("job", lambda job_id: keys.job(job_id, "record")),
+    "meta_model_id": ("meta-model", keys.meta_model),
+    "adapted_id": ("adapted model", keys.adapted_model),
+    "model": ("adapted model", keys.adapted_model),
+}
+"""Path parameter -> what it names, and where that is kept."""
+
+
+async def owned(request: Request, opened: ServicesDep) -> None:
+    """Refuses what belongs to another tenant as what is not there. Raises `ProblemError`, `StoreUnavailable`."""
+    for name in request.path_params.keys() & _RECORDS:
+        await require_owned(await authenticate(request), opened, name, request.path_params[name])
+
+
+async def require_owned(caller: Caller, opened: Services, kind: str, name: str) -> None:
+    """As `owned`, for what a body names; `kind` is the path parameter that would name it."""
+    noun, record = _RECORDS[kind]
+    if (await opened.access.tenant_of(record(name)) or DEFAULT_TENANT) != caller.tenant:
+        raise ProblemError("not-found", f"there is no {noun} {name}")
+
+
+async def administrator(caller: CallerDep) -> None:
+    """Refuses keys that may not administer the server."""
+    if caller.role is not Role.ADMIN:
+        raise ProblemError("forbidden", "this needs a key with the role admin")

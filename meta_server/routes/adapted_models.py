@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Path, Response
 
 from contracts.adaptation import AdaptedModel, AdaptedModelPage
 from meta_server import files
-from meta_server.routes.access import ServicesDep
+from meta_server.routes.access import CallerDep, ServicesDep
 from meta_server.routes.description import After, Limit, problems
 from meta_server.routes.meta_models import FILE
 from meta_server.store.adapted_models import folder
@@ -18,9 +18,11 @@ router = APIRouter(prefix="/adapted-models", tags=["adapted models"])
 
 
 @router.get("")
-async def list_adapted_models(services: ServicesDep, after: After = None, limit: Limit = 20) -> AdaptedModelPage:
+async def list_adapted_models(
+    services: ServicesDep, caller: CallerDep, after: After = None, limit: Limit = 20
+) -> AdaptedModelPage:
     """Adapted models that are served now, newest first."""
-    return await services.adapted_models.list(after=after, limit=limit)
+    return await services.adapted_models.list(tenant=caller.tenant, after=after, limit=limit)
 
 
 @router.get("/{adapted_id}", responses=problems(404, 410))

@@ -17,6 +17,7 @@ def problems(*statuses: int) -> Responses:
 _PROBLEM_TEXTS = {
     400: "The body cannot be read.",
     401: "No valid key was sent.",
+    403: "The key may not do this.",
     404: "There is no such thing.",
     409: "The state does not allow this.",
     410: "It was here and has ended.",
@@ -24,6 +25,7 @@ _PROBLEM_TEXTS = {
     415: "The body is no JSON.",
     416: "The file has no such bytes: `Content-Range` says how many it has.",
     422: "The request is invalid: `errors` names every fault by its dotted field path.",
+    429: "Too many wrong keys came from this address: `Retry-After` says how long to wait.",
     500: "A fault of the server.",
     503: "Redis is not reachable; nothing was lost or charged.",
 }

@@ -8,7 +8,7 @@ from api_zoo import routes as zoo
 from api_zoo.inference import Model
 from api_zoo.services import Services as Hosting
 from contracts.zoo import Key
-from meta_server.routes.access import ServicesDep, authorised
+from meta_server.routes.access import CallerDep, ServicesDep, owned
 from meta_server.routes.description import problems
 from meta_server.store.adapted_models import Served
 
@@ -23,7 +23,7 @@ def hosting(services: ServicesDep) -> Hosting:
 async def served(
     services: ServicesDep,
     model: Annotated[str, Path(description="The adapted model's id.", max_length=200)],
-    caller: Annotated[None, Depends(authorised)],
+    _: CallerDep,
 ) -> Served:
     """The adapted model of the path. Raises 404 for an unknown one, 410 for one that has ended."""
     return await services.adapted_models.served(model)
@@ -52,16 +52,16 @@ async def model_of(services: ServicesDep, found: ServedDep) -> Model:
     return await services.serving.hosted(found)
 
 
-async def names_of(services: ServicesDep, caller: Annotated[None, Depends(authorised)]) -> list[str]:
-    """The newest adapted models."""
-    page = await services.adapted_models.list(limit=MOST_LISTED)
+async def names_of(services: ServicesDep, caller: CallerDep) -> list[str]:
+    """The newest adapted models of the caller's tenant."""
+    page = await services.adapted_models.list(tenant=caller.tenant, limit=MOST_LISTED)
     return [model.id for model in page.items]
 
 
 def install(app: FastAPI) -> None:
     """Let `app` answer at `/v2`, and take image files at `/v1/models/{model}/classify`, as a zoo does."""
     for router in (zoo.v2, zoo.files):
-        app.include_router(router, responses=problems(410, 422, 500))
+        app.include_router(router, dependencies=[Depends(owned)], responses=problems(410, 422, 500))
     app.dependency_overrides |= {
         zoo.services: hosting,
         zoo.key_of: key_of,

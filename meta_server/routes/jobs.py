@@ -8,7 +8,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Re
 from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
 from meta_server import events
 from meta_server.planning import pinned
-from meta_server.routes.access import ServicesDep
+from meta_server.routes.access import CallerDep, ServicesDep
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
 
 _LOCATION = {"Location": {"description": "The job's URL, relative to the server.", "schema": {"type": "string"}}}
@@ -34,17 +34,18 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 @router.post(
     "",
     status_code=202,
-    responses=_CREATED | problems(400, 413, 415),
+    responses=_CREATED | problems(400, 409, 413, 415),
 )
 async def create_job(
     request: JobRequest,
     response: Response,
     after_answering: BackgroundTasks,
     services: ServicesDep,
+    caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
-    job, created = await services.jobs.create(request, idempotency_key=idempotency_key)
+    job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
     if created:
         after_answering.add_task(services.enqueue, job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -54,6 +55,7 @@ async def create_job(
 @router.get("")
 async def list_jobs(
     services: ServicesDep,
+    caller: CallerDep,
     after: After = None,
     limit: Limit = 20,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
@@ -61,7 +63,7 @@ async def list_jobs(
     name: Annotated[str | None, Query(description="Only jobs with this in their name.", max_length=120)] = None,
 ) -> JobPage:
     """Jobs, newest first. A filtered page may be short; go on while `next` is not null."""
-    return await services.jobs.list(after=after, limit=limit, status=status, tag=tag, name=name)
+    return await services.jobs.list(tenant=caller.tenant, after=after, limit=limit, status=status, tag=tag, name=name)
 
 
 @router.get("/{job_id}", responses=problems(404))

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from contracts.adaptation import AdaptedModel, AdaptRequest, PredictRequest, PredictResponse
 from contracts.meta_models import CompareRequest, Comparison, MetaModel, MetaModelEdit, MetaModelPage
 from meta_server import archives, files
-from meta_server.routes.access import ServicesDep
+from meta_server.routes.access import CallerDep, ServicesDep, require_owned
 from meta_server.routes.description import After, Limit, Responses, problems
 
 _ETAG = {"ETag": {"description": "SHA-256 of the file, quoted.", "schema": {"type": "string"}}}
@@ -36,14 +36,18 @@ router = APIRouter(prefix="/meta-models", tags=["meta-models"])
 
 
 @router.get("")
-async def list_meta_models(services: ServicesDep, after: After = None, limit: Limit = 20) -> MetaModelPage:
+async def list_meta_models(
+    services: ServicesDep, caller: CallerDep, after: After = None, limit: Limit = 20
+) -> MetaModelPage:
     """Meta-models, newest first."""
-    return await services.meta_models.list(after=after, limit=limit)
+    return await services.meta_models.list(tenant=caller.tenant, after=after, limit=limit)
 
 
 @router.post("/compare", responses=problems(400, 404, 410, 413, 415))
-async def compare_meta_models(request: CompareRequest, services: ServicesDep) -> Comparison:
+async def compare_meta_models(request: CompareRequest, services: ServicesDep, caller: CallerDep) -> Comparison:
     """Measure two meta-models on the same episodes: each one's accuracy, and the paired difference. Takes seconds."""
+    for meta_model_id in (request.first, request.second):
+        await require_owned(caller, services, "meta_model_id", meta_model_id)
     return await services.serving.compare(request)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from contracts.access import DEFAULT_TENANT
 from contracts.adaptation import AdaptedModel, AdaptedModelPage
 from contracts.problems import ProblemError
 from contracts.zoo import Key, KeyRequest
 from meta_server.store import keys
-from meta_server.store.index import newest_first
+from meta_server.store.index import matching, of_tenant
 from metering.keyring import Keyring, record
 from metering.scripts import Scripts, store_errors
 
@@ -66,10 +67,12 @@ class AdaptedModelStore:
         return key
 
     async def finish(self, model: AdaptedModel) -> None:
-        """It is served from now until its end. Raises `StoreUnavailable`."""
+        """It is served from now until its end, to the tenant of its meta-model. Raises `StoreUnavailable`."""
         with store_errors():
+            tenant = await self._redis.hget(keys.meta_model(model.meta_model), "tenant") or DEFAULT_TENANT
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(keys.adapted_model(model.id), "record", model.model_dump_json())
+                told = {"record": model.model_dump_json(), "tenant": tenant}
+                pipe.hset(keys.adapted_model(model.id), mapping=told)
                 pipe.zadd(keys.ADAPTED_MODELS, {model.id: 0})
                 pipe.zadd(keys.ADAPTED_ENDS, {model.id: model.expires_at.timestamp()})
                 await pipe.execute()
@@ -119,9 +122,19 @@ class AdaptedModelStore:
                 pipe.expire(keys.adapted_model(adapted_id), REMEMBERED)
                 await pipe.execute()
 
-    async def list(self, *, after: str | None = None, limit: int = 20) -> AdaptedModelPage:
-        """Those served now, newest first, from the one after `after`. Raises `StoreUnavailable`."""
-        page, following = await newest_first(self._redis, keys.ADAPTED_MODELS, after, limit)
+    async def list(
+        self, *, tenant: str = DEFAULT_TENANT, after: str | None = None, limit: int = 20
+    ) -> AdaptedModelPage:
+        """A tenant's that are served now, newest first, from the one after `after`. Raises `StoreUnavailable`."""
+        page, following = await matching(
+            self._redis,
+            keys.ADAPTED_MODELS,
+            after,
+            limit,
+            record=keys.adapted_model,
+            fields=["tenant"],
+            keep=of_tenant(tenant),
+        )
         items = []
         for adapted_id in page:
             try:

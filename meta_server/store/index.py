@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from contracts.access import DEFAULT_TENANT
 from metering.scripts import store_errors
 
 BATCH = 200  # records looked at in one round trip
@@ -15,6 +16,11 @@ async def newest_first(redis: Any, index: str, after: str | None, limit: int) ->
     with store_errors():
         found = [name.decode() for name in await redis.zrevrangebylex(index, end, "-", start=0, num=limit + 1)]
     return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def of_tenant(name: str) -> Callable[[bytes | None], bool]:
+    """Keeps what belongs to the tenant; what says nothing is the default one's."""
+    return lambda tenant: (tenant or DEFAULT_TENANT.encode()).decode() == name
 
 
 async def matching(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from contracts.access import DEFAULT_TENANT
 from contracts.jobs import (
     ENDED,
     MOVES,
@@ -34,7 +35,7 @@ from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
 from metering.leases import Lease, Leases
 from metering.ledger import Ledger, budget_fields, budget_state
-from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records, StillAtWork
+from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records, StillAtWork, TooManyOpen
 from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
@@ -62,17 +63,22 @@ class JobStore:
     # What the server's routes call.
 
     async def create(
-        self, request: JobRequest, *, idempotency_key: str | None = None, now: datetime | None = None
+        self,
+        request: JobRequest,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        idempotency_key: str | None = None,
+        now: datetime | None = None,
     ) -> tuple[Job, bool]:
         """Store a queued job, or find the one made by the same key and body; whether it is new.
 
-        Raises `ProblemError` (`key-reused`), `StoreUnavailable`.
+        Raises `ProblemError` (`key-reused`; `conflict` when the tenant has as many open jobs as it may), `StoreUnavailable`.
         """
         job_id = ids.new("job", now)
         api_ids = [f"a{index}" for index in range(len(request.apis))]
         with_key = [(api_id, api.api_key) for api_id, api in zip(api_ids, request.apis, strict=True)]
         api_keys = {api_id: key.get_secret_value() for api_id, key in with_key if key is not None}
-        record = {**_found_by(request), "sealed": self._secrets.seal(api_keys)}
+        record = {**_found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
         apis = {
             api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
             for api_id, api in zip(api_ids, request.apis, strict=True)
@@ -80,22 +86,31 @@ class JobStore:
         mark = None
         if idempotency_key is not None:
             mark = IdempotencyMark(
-                key=keys.idempotency(self._secrets.digest(idempotency_key.encode())),
+                key=keys.idempotency(self._secrets.digest(_of(tenant, idempotency_key))),
                 digest=self._secrets.digest(_canonical(request)),
                 seconds=IDEMPOTENCY_SECONDS,
             )
         try:
             stored = await self._records.create(
-                keys.records(job_id),
+                keys.records(job_id, tenant),
                 job_id,
                 record=record,
                 budget=_budget(request),
                 apis=apis,
                 mark=mark,
+                most_open=await self._most_open(tenant),
             )
+        except TooManyOpen as full:
+            detail = f"{full.open} jobs of the tenant {tenant} have not ended, and it may have no more: end one first"
+            raise ProblemError("conflict", detail) from None
         except KeyReused:
             raise ProblemError("key-reused", "send the same body again, or use another Idempotency-Key") from None
         return await self.get(stored), stored == job_id
+
+    async def _most_open(self, tenant: str) -> int | None:
+        with store_errors():
+            most = await self._redis.hget(keys.tenant(tenant), "running_jobs")
+        return None if most is None else int(most)
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
@@ -104,28 +119,31 @@ class JobStore:
     async def list(
         self,
         *,
+        tenant: str = DEFAULT_TENANT,
         after: str | None = None,
         limit: int = 20,
         status: JobStatus | None = None,
         tag: str | None = None,
         name: str | None = None,
     ) -> JobPage:
-        """Jobs, newest first, from the one after `after`: in this state, with this tag, with `name` in their name in any case.
+        """A tenant's jobs, newest first, from the one after `after`: in this state, with this tag, with `name` in their name.
 
         Raises `StoreUnavailable`.
         """
 
-        def wanted(told_name: bytes | None, told_tags: bytes | None) -> bool:
+        def wanted(owner: bytes | None, told_name: bytes | None, told_tags: bytes | None) -> bool:
+            if (owner or DEFAULT_TENANT.encode()).decode() != tenant:
+                return False
             named = name is None or name.casefold() in (told_name or b"").decode().casefold()
             return named and (tag is None or tag in json.loads(told_tags or "[]"))
 
         page, following = await matching(
             self._redis,
-            keys.JOBS if status is None else keys.JOBS_BY_STATUS + status,
+            keys.jobs(tenant) if status is None else keys.JOBS_BY_STATUS + status,
             after,
             limit,
             record=lambda job_id: keys.job(job_id, "record"),
-            fields=("name", "tags"),
+            fields=("tenant", "name", "tags"),
             keep=wanted,
         )
         return JobPage(items=await self._read(page), next=following)
@@ -177,8 +195,11 @@ class JobStore:
         Raises `ProblemError` (`not-found`; `conflict` while it has not ended), `StoreUnavailable`.
         """
         others = [keys.job(job_id, part) for part in ("holds", "settled", "sent")]
+        with store_errors():
+            tenant = await self._redis.hget(keys.job(job_id, "record"), "tenant")
+        places = keys.records(job_id, DEFAULT_TENANT if tenant is None else tenant.decode())
         try:
-            await self._records.delete(keys.records(job_id), others)
+            await self._records.delete(places, others)
         except MoveRefused as refused:
             if not refused.status:
                 raise _not_found(job_id) from None
@@ -512,6 +533,11 @@ def _refuse_lower(request: JobRequest, raised: Mapping[str, Any]) -> None:
             found.append(Fault(field=f"budget.{limit}", message=f"the job has {there}: a budget is only raised"))
     if found:
         raise ProblemError("invalid-request", "a budget is only raised; nothing was changed", errors=found)
+
+
+def _of(tenant: str, idempotency_key: str) -> bytes:
+    """What two tenants' keys differ in, also when they are spelt the same."""
+    return (idempotency_key if tenant == DEFAULT_TENANT else f"{tenant}\n{idempotency_key}").encode()
 
 
 def _canonical(request: JobRequest) -> bytes:

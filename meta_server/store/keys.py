@@ -1,10 +1,14 @@
 """Every Redis key of the meta server and its workers, in one place. Job ids are ours, so they need no escaping."""
 
+from contracts.access import DEFAULT_TENANT
 from metering.ledger import LedgerKeys
 from metering.records import RecordKeys
 
 PREFIX = "mz"
-JOBS = f"{PREFIX}:jobs"  # sorted set: every job id; ids sort by time
+JOBS = f"{PREFIX}:jobs"  # sorted set: every job id of the default tenant; ids sort by time
+TENANTS = f"{PREFIX}:tenant:"  # + tenant: hash of its quota; `:day:` and the day: images it sent on it
+ACCESS_KEYS = f"{PREFIX}:access-keys"  # set: ids of keys of the server
+AUDIT = f"{PREFIX}:audit"  # stream: what callers asked for
 OPEN_JOBS = f"{PREFIX}:jobs:open"  # set: jobs with work or open holds left; the reaper's list
 JOBS_BY_STATUS = f"{PREFIX}:jobs:status:"  # + status: sorted set of job ids
 META_MODELS = f"{PREFIX}:meta-models"  # sorted set: every meta-model id; ids sort by time
@@ -35,13 +39,28 @@ def idempotency(digest: str) -> str:
     return f"{PREFIX}:idempotency:{digest}"
 
 
+def access_key(key_id: str) -> str:
+    """Hash: `record` (JSON of AccessKey), `secret` (its SHA-256), `revoked`."""
+    return f"{PREFIX}:access-key:{key_id}"
+
+
+def tenant(name: str) -> str:
+    """Hash: the tenant's quota."""
+    return f"{TENANTS}{name}"
+
+
+def jobs(of_tenant: str) -> str:
+    """Sorted set: every job id of a tenant."""
+    return JOBS if of_tenant == DEFAULT_TENANT else f"{tenant(of_tenant)}:jobs"
+
+
 def ledger(job_id: str) -> LedgerKeys:
     """The keys of a job's ledger."""
     parts = ("leases", "record", "budget", "holds", "settled", "events")
-    return LedgerKeys(**{part: job(job_id, part) for part in parts})
+    return LedgerKeys(**{part: job(job_id, part) for part in parts}, tenants=TENANTS)
 
 
-def records(job_id: str) -> RecordKeys:
-    """The keys of a job's record."""
+def records(job_id: str, of_tenant: str = DEFAULT_TENANT) -> RecordKeys:
+    """The keys of a job's record. Whose it is matters where it is made and deleted."""
     parts = {part: job(job_id, part) for part in ("leases", "record", "budget", "apis", "events")}
-    return RecordKeys(**parts, index=JOBS_BY_STATUS, index_all=JOBS, open=OPEN_JOBS)
+    return RecordKeys(**parts, index=JOBS_BY_STATUS, index_all=jobs(of_tenant), open=OPEN_JOBS)

@@ -11,10 +11,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from contracts.access import DEFAULT_TENANT
 from contracts.meta_models import MetaModel, MetaModelEdit, MetaModelPage
 from contracts.problems import ProblemError
 from meta_server.store import keys
-from meta_server.store.index import newest_first
+from meta_server.store.index import matching, of_tenant
 from metering.scripts import store_errors
 
 EDITED = ("name", "tags", "notes")
@@ -77,9 +78,17 @@ class MetaModelStore:
                 await pipe.execute()
         return await self.get(meta_model_id)
 
-    async def list(self, *, after: str | None = None, limit: int = 20) -> MetaModelPage:
-        """Meta-models, newest first, from the one after `after`. Raises `StoreUnavailable`."""
-        page, following = await newest_first(self._redis, keys.META_MODELS, after, limit)
+    async def list(self, *, tenant: str = DEFAULT_TENANT, after: str | None = None, limit: int = 20) -> MetaModelPage:
+        """A tenant's meta-models, newest first, from the one after `after`. Raises `StoreUnavailable`."""
+        page, following = await matching(
+            self._redis,
+            keys.META_MODELS,
+            after,
+            limit,
+            record=keys.meta_model,
+            fields=["tenant"],
+            keep=of_tenant(tenant),
+        )
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for meta_model_id in page:

@@ -1,6 +1,6 @@
 -- Write-ahead: records what is about to be sent and holds its budget, before it is sent.
--- KEYS: leases, record, budget, holds, settled. ARGV: role, fence, api, chunk id, images, the hold as JSON.
--- Answers {'reserved'}, {'open', hold}, {'settled', outcome}, {'spent', left in images}, {'closed', status} or {'stale'}.
+-- KEYS: leases, record, budget, holds, settled, prefix of the tenants' keys ('' for no quotas). ARGV: role, fence, api, chunk id, images, the hold as JSON.
+-- Answers {'quota', seconds until the tenant may send more}, {'reserved'}, {'open', hold}, {'settled', outcome}, {'spent', left in images}, {'closed', status} or {'stale'}.
 local leases, record, budget, holds, settled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local api, chunk, images = ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not fenced(leases, ARGV[1], ARGV[2]) then
@@ -59,6 +59,18 @@ if images > left then
   return {'spent', left}
 end
 local hold = cjson.decode(ARGV[6])
+if KEYS[6] ~= '' then
+  local tenant = KEYS[6] .. (redis.call('HGET', record, 'tenant') or 'default')
+  local most = redis.call('HGET', tenant, 'queries_a_day')
+  local today = math.floor(now() / 86400000000)
+  local counter = tenant .. ':day:' .. whole(today)
+  if most and tonumber(redis.call('GET', counter) or '0') + images > tonumber(most) then
+    return {'quota', math.ceil((today + 1) * 86400 - now() / 1000000)}
+  end
+  redis.call('INCRBY', counter, images)
+  redis.call('EXPIRE', counter, 259200)
+  hold.counter = counter
+end
 hold.cost = whole(cost(images))
 spend(budget, 'reserved', api, images, hold.cost)
 hold.since = math.floor(now() / 1000000)

@@ -44,6 +44,8 @@ local function spent(budget, hold, outcome)
   spend(budget, 'reserved', hold.api, -images, '-' .. cost)
   if outcome ~= '' then
     spend(budget, outcome, hold.api, images, cost)
+  elseif hold.counter then
+    redis.call('DECRBY', hold.counter, images)
   end
 end
 

@@ -2,7 +2,8 @@
 -- KEYS: idempotency record, record, budget, apis, events, index of all, index of its status, open jobs.
 -- ARGV: id, digest of the body, microseconds for which the key is honoured ('0': there is no key), record, budget and apis as
 -- JSON objects of strings, event data.
--- Answers {'created'}, {'exists', id} or {'reused'}.
+-- Then the most records that its tenant may have open ('' for no limit), and the tenant.
+-- Answers {'created'}, {'exists', id}, {'reused'} or {'full', how many are open}.
 local id, window = ARGV[1], tonumber(ARGV[3])
 if window > 0 then
   local before = redis.call('HMGET', KEYS[1], 'digest', 'id', 'deadline')
@@ -12,6 +13,20 @@ if window > 0 then
     end
     return {'reused'}
   end
+end
+if ARGV[8] ~= '' then
+  local open = 0
+  for _, other in ipairs(redis.call('SMEMBERS', KEYS[8])) do
+    local of = redis.call('HMGET', string.gsub(KEYS[2], id, other), 'tenant', 'finished')
+    if (of[1] or 'default') == ARGV[9] and not of[2] then
+      open = open + 1
+    end
+  end
+  if open >= tonumber(ARGV[8]) then
+    return {'full', open}
+  end
+end
+if window > 0 then
   redis.call('HSET', KEYS[1], 'digest', ARGV[2], 'id', id, 'deadline', whole(now() + window))
   redis.call('PEXPIRE', KEYS[1], whole(window / 1000 + 60000))
 end

@@ -12,6 +12,7 @@ if status ~= 'running' then
 end
 local id = redis.call('HGET', KEYS[2], 'id')
 redis.call('HSET', KEYS[6], 'record', ARGV[4], 'folder', ARGV[5])
+redis.call('HSET', KEYS[6], 'tenant', redis.call('HGET', KEYS[2], 'tenant') or 'default')
 redis.call('ZADD', KEYS[7], 0, ARGV[3])
 set_fields(KEYS[2], ARGV[6])
 redis.call('HSET', KEYS[2], 'status', 'succeeded', 'finished', whole(now()))

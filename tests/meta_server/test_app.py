@@ -66,6 +66,12 @@ def test_every_route_of_the_contract_is_there(app: FastAPI) -> None:
         "GET /v2/models/{model}/ready",
         "POST /v2/models/{model}/infer",
         "POST /v1/models/{model}/classify",
+        "POST /admin/keys",
+        "GET /admin/keys",
+        "DELETE /admin/keys/{key_id}",
+        "GET /admin/tenants/{tenant}",
+        "PUT /admin/tenants/{tenant}/quota",
+        "GET /admin/audit",
         "GET /health/live",
         "GET /health/ready",
     }
@@ -170,8 +176,8 @@ async def test_faults_of_ours_are_a_500_that_tells_nothing(
     async def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret is 42")
 
-    monkeypatch.setattr("meta_server.store.jobs.JobStore.get", broken)
-    response = await down.get("/v1/jobs/x")
+    monkeypatch.setattr("meta_server.store.jobs.JobStore.list", broken)
+    response = await down.get("/v1/jobs")
     assert (response.status_code, response.json()["type"]) == (500, f"{URN}internal")
     assert "42" not in response.text
     assert len(response.headers.get_list("x-request-id")) == 1

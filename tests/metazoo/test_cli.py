@@ -68,3 +68,13 @@ def test_missing_settings_are_named_in_one_line(tmp_path: Path) -> None:
     assert all(
         name in line for name in ("REDIS_URL", "METAZOO_ARTIFACTS", "METAZOO_SECRET_KEY", "METAZOO_SERVER_API_KEY")
     )
+
+
+def test_the_servers_settings_are_printed_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hush1@h/0")
+    monkeypatch.setenv("METAZOO_ARTIFACTS", "/somewhere")
+    monkeypatch.setenv("METAZOO_SECRET_KEY", "hush2")
+    monkeypatch.setenv("METAZOO_SERVER_API_KEY", "hush3hush3hush3hush3")
+    ran = CliRunner().invoke(cli.app, ["server", "config"])
+    assert "METAZOO_ARTIFACTS=/somewhere" in ran.stdout.splitlines()
+    assert "hush" not in ran.stdout
