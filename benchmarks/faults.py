@@ -117,7 +117,7 @@ class Chaos:
         return "killed a worker's child at work"
 
     def _worker(self, holders: set[int]) -> str | None:
-        at_work = [part for part in self.service.workers if holders & set(part.children())]
+        at_work = [part for part in self.service.workers if holders & part.processes()]
         return self._kill(self.random.choice(at_work)) if at_work else None
 
     def _zoo(self, _: set[int]) -> str | None:

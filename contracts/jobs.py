@@ -130,6 +130,9 @@ class JobRequest(Input):
     )
     meta_model: BackboneConfig = Field(BackboneConfig(), description="The network to train.")
     evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to learn: `cuda` waits for a learner with a GPU; `auto` takes what its learner has."
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="The same request with the same answers gives the same meta-model."
     )

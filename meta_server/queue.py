@@ -8,12 +8,12 @@ from contracts.jobs import Job
 from meta_server.store.stored_job import LEARN, acquire_role
 
 ACQUIRE_TASK, LEARN_TASK = "worker.acquire_api", "worker.learn"
-ACQUIRE_QUEUE, LEARN_QUEUE = "acquire", "learn"
+ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
 
 class Queue:
-    """The two queues in Redis. Sends block for a moment; connects when first used."""
+    """The queues in Redis. Sends block for a moment; connects when first used."""
 
     def __init__(self, redis_url: str) -> None:
         self._celery = Celery("metazoo", broker=redis_url, set_as_current=False)
@@ -29,9 +29,9 @@ class Queue:
         """Have one API asked."""
         self._celery.send_task(ACQUIRE_TASK, args=[job_id, api_id], queue=ACQUIRE_QUEUE)
 
-    def learn(self, job_id: str) -> None:
+    def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
         """Have the meta-model trained from what the APIs answered."""
-        self._celery.send_task(LEARN_TASK, args=[job_id], queue=LEARN_QUEUE)
+        self._celery.send_task(LEARN_TASK, args=[job_id], queue=GPU_QUEUE if on_gpu else LEARN_QUEUE)
 
     def send(self, job_id: str, role: str) -> None:
         """Have the work of a role done."""
@@ -51,10 +51,14 @@ class Queue:
 
     def waiting(self, role: str) -> int:
         """How many messages wait in the role's queue. Blocks for a moment."""
-        queue = LEARN_QUEUE if role == LEARN else ACQUIRE_QUEUE
         with self._celery.connection_for_write() as connection, connection.channel() as channel:
-            return int(channel.client.llen(queue))
+            return sum(int(channel.client.llen(queue)) for queue in queues_of(role))
 
     def close(self) -> None:
         """Close the connections."""
         self._celery.close()
+
+
+def queues_of(role: str) -> list[str]:
+    """Where a role's message may wait."""
+    return [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [ACQUIRE_QUEUE]

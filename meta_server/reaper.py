@@ -15,10 +15,9 @@ from redis.asyncio import Redis
 
 from contracts.jobs import ENDED
 from contracts.problems import ProblemError
-from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE, Queue
+from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
-from meta_server.store.stored_job import LEARN
 from metering.leases import Lease, LeaseLost
 from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
 
@@ -127,7 +126,7 @@ class Reaper:
     async def _waiting(self, role: str) -> bool:
         """Whether messages wait in the role's queue: then this one may be among them."""
         with store_errors():
-            return bool(await self._redis.llen(LEARN_QUEUE if role == LEARN else ACQUIRE_QUEUE))
+            return any([await self._redis.llen(queue) for queue in queues_of(role)])
 
     async def _forget(self, job_id: str) -> None:
         with store_errors():

@@ -51,7 +51,7 @@ class Stack:
 
     data_dir: Path
     zoo_folder: Path
-    acquirers: int = 4
+    acquirers: int = 32
     on_ready: Callable[[str], None] = lambda name: None
     ready: Ready = field(init=False)
     _redis: redis_server.RedisServer | None = field(default=None, init=False)

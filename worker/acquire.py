@@ -6,19 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from kombu.exceptions import OperationalError
+
 from client.errors import ApiUnavailable, MetazooError, RateLimited
 from client.model import AsyncModel, ModelInfo
-from contracts.jobs import ApiProgress, Phase
-from contracts.meta_models import Evaluation
+from contracts.jobs import ApiProgress, JobError, Phase
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info
-from worker.queries import plan_of, queries_of
+from worker.queries import plan_of, shared_images
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
-from worker.watch import Watch, end
+from worker.watch import Stopped, Watch, Why, end
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between questions for the metadata
 LOOK_EVERY = 1.0  # seconds between looks at whether the learner is due
@@ -29,8 +30,8 @@ async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str
 
     Raises `JobFault` when no learner could evaluate the job: then nothing is spent.
     """
-    if job.request.evaluation is not None:
-        await _check_evaluation(context, job, job.request.evaluation, watch)
+    if job.request.evaluation is not None or job.request.device == "cuda":
+        await _check_learners(context, job, watch)
     trouble = None
     try:
         await _ask_all(context, job, api_id, watch)
@@ -45,8 +46,8 @@ async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str
     await _tell(context, job, api_id, watch, state="done")
 
 
-async def _check_evaluation(context: Context, job: StoredJob, evaluation: Evaluation, watch: Watch) -> None:
-    """Spend nothing on a job that no learner can evaluate. Without any learner, the job goes on: its answers are kept."""
+async def _check_learners(context: Context, job: StoredJob, watch: Watch) -> None:
+    """Spend nothing on a job that no learner can learn or evaluate. Without any, the job goes on: its answers are kept."""
     waited = 0.0
     while not await context.learners.announcements():
         if waited >= context.learner_wait:
@@ -54,7 +55,11 @@ async def _check_evaluation(context: Context, job: StoredJob, evaluation: Evalua
             return
         await watch.sleep(1.0)
         waited += 1.0
-    if fault := await context.learners.fault(evaluation):
+    if job.request.device == "cuda" and not any(one.gpus for one in await context.learners.announcements()):
+        message = "no learner has a GPU: start one where there is one, or ask for the device auto"
+        raise JobFault(JobError(code="device_missing", message=message, param="device"))
+    evaluation = job.request.evaluation
+    if evaluation is not None and (fault := await context.learners.fault(evaluation)):
         raise JobFault(fault)
 
 
@@ -79,7 +84,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             model=model,
             info=info,
             indices=plan_of(job.request).assigned[int(api_id[1:])],
-            images=queries_of(job.request, shape).images,
+            images=shared_images(job.request, shape).images,
             ledger=store.ledger(job.id),
             artifacts=context.artifacts,
             watch=watch,
@@ -91,21 +96,30 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
         await teacher.probe(IMAGES)
         await store.phase(job.id, watch.lease, Phase.ACQUIRE)
         await _tell(context, job, api_id, watch, state="acquiring")
-        async with _calling_the_learner(context, job, teacher):
+        async with _looking_around(context, job, teacher, watch):
             await teacher.ask()
+        if teacher.left:
+            raise Stopped(Why.TURN)
 
 
 @asynccontextmanager
-async def _calling_the_learner(context: Context, job: StoredJob, teacher: RemoteTeacher) -> AsyncIterator[None]:
-    """Once this API has given half of its part, see again and again whether that makes the learner due."""
+async def _looking_around(
+    context: Context, job: StoredJob, teacher: RemoteTeacher, watch: Watch
+) -> AsyncIterator[None]:
+    """Meanwhile, look again and again whether the learner is due, and after a while whether other APIs wait for their turn."""
+    began, role, called = time.monotonic(), watch.lease.role, False
 
     async def look() -> None:
-        while True:
+        nonlocal called
+        while not teacher.giving_way:
             await asyncio.sleep(LOOK_EVERY)
-            with suppress(StoreUnavailable):
-                if 2 * teacher.answered >= len(teacher.indices) and LEARN in (await context.store.load(job.id)).due():
-                    await context.advance(job.id)
-                    return
+            with suppress(StoreUnavailable, OperationalError):
+                if not called and 2 * teacher.answered >= len(teacher.indices):
+                    called = LEARN in (await context.store.load(job.id)).due()
+                    if called:
+                        await context.advance(job.id)
+                if time.monotonic() - began >= context.turn:
+                    teacher.giving_way = bool(await asyncio.to_thread(context.queue.waiting, role))
 
     looking = asyncio.ensure_future(look())
     try:

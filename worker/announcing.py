@@ -10,6 +10,7 @@ import structlog
 from dfml.datasets import SPLITS, DatasetMissing, names_under, open_dataset
 from meta_server.store.learners import ANNOUNCE_EVERY, Announcement, Learners
 from metering.scripts import StoreUnavailable, connect
+from worker.devices import gpus
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -24,7 +25,7 @@ def what_is_here(settings: Settings) -> Announcement:
             classes[name] = {split: len(dataset.classes(split)) for split in SPLITS}
         except (DatasetMissing, ValueError, OSError) as error:  # broken is as good as missing
             missing[name] = str(error)
-    return Announcement(classes=classes, missing=missing)
+    return Announcement(classes=classes, missing=missing, gpus=gpus())
 
 
 def start_announcing(settings: Settings) -> None:

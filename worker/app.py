@@ -4,12 +4,13 @@ Exclusivity is our leases', not the broker's: a task that is delivered twice fin
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
-from meta_server.queue import LEARN_QUEUE, VISIBILITY_SECONDS, Queue
+from meta_server.queue import ACQUIRE_QUEUE, VISIBILITY_SECONDS, Queue
 from worker import logs
 from worker.settings import Settings
 from worker.stopping import Stopping
@@ -51,8 +52,8 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> None:
-    """Work on one queue (`acquire` or `learn`) until told to stop, in so many processes.
+def start(settings: Settings, *, queues: Sequence[str], name: str, concurrency: int) -> None:
+    """Work on queues until told to stop: APIs are asked by threads that share one event loop, learners are processes.
 
     SIGTERM hands running tasks on if the environment says `REMAP_SIGTERM=SIGQUIT` before Celery is imported.
     """
@@ -64,7 +65,8 @@ def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> Non
     def set_up_logging(**_: Any) -> None:
         logs.configure()
 
-    if queue == LEARN_QUEUE:
+    learns = ACQUIRE_QUEUE not in queues
+    if learns:
 
         @signals.worker_process_init.connect(weak=False)
         def announce(**_: Any) -> None:
@@ -75,7 +77,9 @@ def start(settings: Settings, *, queue: str, name: str, concurrency: int) -> Non
     app.worker_main(
         [
             "worker",
-            *("--queues", queue, "--hostname", f"{name}@%h", "--concurrency", str(concurrency)),
+            *("--queues", ",".join(queues), "--hostname", f"{name}@%h", "--concurrency", str(concurrency)),
+            # waiting for APIs takes no process each; a learner that is killed must not take its worker along
+            *("--pool", "prefork" if learns else "threads"),
             # without heartbeats too: when Redis is gone for good, sending the last one would keep a worker from ending
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"),
         ]

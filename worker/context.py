@@ -21,6 +21,7 @@ from worker.transport import Guard, GuardedTransport
 
 POLL_EVERY = 1.0  # seconds between looks at the job's status
 GIVE_BACK = 20.0  # seconds for which a lease that cannot be released, because Redis is away, is tried again
+TURN = 60.0  # seconds for which an API is asked before others that wait get its place
 DRAIN = 30.0  # seconds that a request under way is given to be answered when its job is paused
 
 
@@ -43,6 +44,7 @@ class Context:
     poll_every: float = POLL_EVERY
     drain: float = DRAIN
     give_back: float = GIVE_BACK
+    turn: float = TURN
     renew_every: float = RENEW_EVERY
 
     async def advance(self, job_id: str) -> None:

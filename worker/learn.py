@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from metering.records import MoveRefused
 from worker.adaptive import learn_from_apis
 from worker.arrivals import Arrivals, GaveWay
 from worker.context import Context
+from worker.devices import compute, first, gpus
 from worker.failures import JobFault
-from worker.watch import Stopped, Watch, end, why
+from worker.watch import Stopped, Watch, Why, end, why
 
 REPORT_EVERY = 1.0  # seconds
 
@@ -44,6 +46,8 @@ Shape = tuple[int, int, int]
 
 async def learn(context: Context, job: StoredJob, watch: Watch) -> None:
     """Train, evaluate, publish. Raises `JobFault` when the data set is missing or the evaluation does not fit it."""
+    if job.request.device == "cuda" and not gpus():
+        raise Stopped(Why.ELSEWHERE)
     if job.input_shape is None:
         raise _fault("no_answers", "no API answered anything: see the job's events")
     dataset = await asyncio.to_thread(_dataset, context.data, job.request.evaluation, job.input_shape)
@@ -93,19 +97,22 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
     arrivals = Arrivals(context, job, watch)
     async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
         if METHODS[request.method.name].adaptive:
-            done = await learn_from_apis(context, job, watch, device=_device(), on_step=report.step)
+            done = await learn_from_apis(context, job, watch, device=first(request.device), on_step=report.step)
             return await _kept(context, job, done.backbone.cpu(), done.metrics, watch)
         try:
             answers = await arrivals.begin()
             more = {"more": arrivals.more} if arrivals.early else {}
 
-            def train() -> tuple[Backbone, dict[str, float]]:
-                done = METHODS[request.method.name].learn(
-                    answers, config, request.method, seed=request.seed, device=_device(), on_step=report.step, **more
+            def train(device: str, part: int) -> tuple[Backbone, dict[str, float]]:
+                options = request.method
+                if part > 1 and hasattr(options, "batch"):
+                    options = options.model_copy(update={"batch": max(4, options.batch // part)})
+                done = METHODS[options.name].learn(
+                    answers, config, options, seed=request.seed, device=device, on_step=report.step, **more
                 )
                 return done.backbone.cpu(), done.metrics
 
-            backbone, metrics = await asyncio.to_thread(train)
+            backbone, metrics = await asyncio.to_thread(compute, request.device, train, told=report.warn)
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
     return await _kept(context, job, backbone, metrics, watch)
@@ -131,27 +138,28 @@ async def _evaluated(
     await context.store.phase(job.id, watch.lease, Phase.EVALUATE)
     async with _reporting(context, job.id, Phase.EVALUATE, watch) as report:
 
-        def own() -> Score:
+        def own(device: str, _: int) -> Score:
             return evaluate(
                 backbone,
                 dataset,
                 evaluation,
-                device=_device(),
+                device=device,
                 on_episode=lambda done, all_: report.step(done, 4 * all_),
             )
 
-        def untrained() -> Score:
+        def untrained(device: str, _: int) -> Score:
             return evaluate_random(
                 backbone.config,
                 backbone.input_shape,
                 dataset,
                 evaluation,
-                device=_device(),
+                device=device,
                 on_episode=lambda done, all_: report.step(all_ + 3 * done, 4 * all_),
             )
 
-        score = await _scored(context, job, watch, "score", own)
-        return score, await _scored(context, job, watch, "random_score", untrained)
+        on = partial(compute, job.request.device, told=report.warn)
+        score = await _scored(context, job, watch, "score", partial(on, own))
+        return score, await _scored(context, job, watch, "random_score", partial(on, untrained))
 
 
 async def _scored(context: Context, job: StoredJob, watch: Watch, name: str, compute: Callable[[], Score]) -> Score:
@@ -221,6 +229,11 @@ class _Report:
     watch: Watch
     newest: tuple[int, int, dict[str, float]] | None = None
     told: tuple[int, int, dict[str, float]] | None = field(default=None)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        """Something that the person should see. Called in the training thread."""
+        self.warnings.append(message)
 
     def step(self, done: int, steps: int, metrics: dict[str, float] | None = None) -> None:
         """So many of `steps` are done."""
@@ -234,6 +247,9 @@ async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) 
     report = _Report(watch)
 
     async def tell() -> None:
+        while report.warnings:
+            await context.store.warn(job_id, watch.lease, report.warnings[0])
+            del report.warnings[0]
         newest = report.newest
         if newest is None or newest is report.told:
             return
@@ -261,7 +277,3 @@ async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) 
 
 def _fault(code: str, message: str, param: str | None = None) -> JobFault:
     return JobFault(JobError(code=code, message=message, param=param))
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -84,6 +84,7 @@ class RemoteTeacher:
     _losses: int = 0
     _lost_at: float = 0.0
     _sameness: Sameness = field(default_factory=Sameness)
+    giving_way: bool = False  # ask nothing more: set from outside
 
     def __post_init__(self) -> None:
         self.largest = min(self.info.max_images or CHUNK, LARGEST_CHUNK)
@@ -118,13 +119,16 @@ class RemoteTeacher:
             await self._ask(*self._todo.take(min(self.largest, images)))
 
     async def ask(self, until: int | None = None) -> None:
-        """Ask about all that is left, or all of it before the place `until`.
+        """Ask about all that is left, or all of it before the place `until`; no more once `giving_way` is set.
 
         Raises `BadApi` when an answer is no answer, `Enough` when the API or the budget gives no more: then all that was under
         way has its outcome. Raises `Stopped`, `LeaseLost`, `StoreUnavailable`, OSError when an answer cannot be stored: then
         what is under way has a few seconds to end, and the next worker resolves the rest.
         """
-        await self._all(lambda: self._ask(*self._todo.take(self._size(), until)) if self._todo.left(until) else None)
+        await self._all(lambda: self._ask(*self._todo.take(self._size(), until)) if self._more(until) else None)
+
+    def _more(self, until: int | None) -> bool:
+        return self._todo.left(until) > 0 and not self.giving_way
 
     def _size(self) -> int:
         return min(self.largest, self._pacer.most_images or self.largest)

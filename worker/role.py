@@ -1,5 +1,6 @@
 """How every task runs: one role of one job, under its lease, watched, its failures made the job's error."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -33,18 +34,20 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
         else:
             if lease is None:
                 return  # whoever holds it sees to what follows
-            await _under(lease, context, job_id, role, work)
+            if await _under(lease, context, job_id, role, work):
+                return  # whoever it was handed to does
     await context.advance(job_id)
 
 
-async def _under(lease: Lease, context: Context, job_id: str, role: str, work: Work) -> None:
+async def _under(lease: Lease, context: Context, job_id: str, role: str, work: Work) -> bool:
+    """Work under the lease; whether the rest of the work was handed on."""
     try:
         async with watching(context, job_id, lease) as watch:
             if await context.store.begin(job_id, lease) != JobStatus.RUNNING:
-                return
+                return False
             job = await context.store.load(job_id)  # as the last holder of the lease left it
             if role not in job.due():
-                return
+                return False
             try:
                 await work(context, job, watch)
             except (Stopped, LeaseLost, StoreUnavailable):
@@ -64,5 +67,12 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                     log.exception("task_failed")
                 await context.store.fail(job_id, job_error(error), lease=lease)
     except Stopped as stopped:
+        if stopped.why is Why.TURN:
+            await asyncio.to_thread(context.queue.send, job_id, role)  # behind those that wait
+            return True
+        if stopped.why is Why.ELSEWHERE:
+            await asyncio.to_thread(context.queue.learn, job_id, on_gpu=True)
+            return True
         if stopped.why not in (Why.ENDED, Why.PAUSED):
             raise
+    return False

@@ -1,6 +1,5 @@
 """The Celery tasks: take an id, do that role's work, hand it back when the worker stops. Messages carry ids alone."""
 
-import asyncio
 import os
 import socket
 import time
@@ -17,6 +16,7 @@ from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
 from worker.acquire import acquire
 from worker.context import open_context
+from worker.loop import Loop
 from worker.role import Work, work_on
 from worker.settings import Settings
 from worker.stopping import Stopping
@@ -34,11 +34,13 @@ def _holder() -> str:
 def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> None:
     """Add both tasks to the app."""
 
+    loop = Loop()
+
     def run(job_id: str, role: str, work: Work) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job_id, role=role):
             try:
                 with stopping.at_work():
-                    asyncio.run(_in_context(job_id, role, work))
+                    loop.run(_in_context(job_id, role, work))
             except LeaseLost:
                 log.warning("lease_lost")
             except Stopped as stopped:

@@ -24,6 +24,8 @@ class Why(StrEnum):
     ENDED = "ended"  # the job was cancelled, or it failed: nothing more is wanted
     PAUSED = "paused"  # the job is to rest: what is under way is drained, what cannot be stays an open hold
     LOST = "lost"  # another worker has the lease, or may have
+    TURN = "turn"  # others wait for this worker: the rest is asked when its turn comes again
+    ELSEWHERE = "elsewhere"  # the job needs a GPU, which this worker has not
     SHUTDOWN = "shutdown"  # this worker stops; another one goes on
 
 
@@ -118,6 +120,8 @@ async def end(task: asyncio.Future[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
+    if not task.cancelled():
+        task.exception()  # seen: nobody else will ask
 
 
 @asynccontextmanager
@@ -132,7 +136,7 @@ async def watching(context: Context, job_id: str, lease: Lease) -> AsyncIterator
     try:
         yield watch
     except Stopped as stopped:
-        orderly = stopped.why in (Why.SHUTDOWN, Why.PAUSED)
+        orderly = stopped.why in (Why.SHUTDOWN, Why.PAUSED, Why.TURN, Why.ELSEWHERE)
         raise
     except StoreUnavailable:
         orderly = True

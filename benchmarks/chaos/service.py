@@ -65,6 +65,14 @@ class Part:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def works(self) -> bool:
+        """Whether a worker takes tasks: a learner has children then, an acquirer is one process and says so."""
+        return bool(self.children()) or (self.up and " ready." in self.log.read_text())
+
+    def processes(self) -> set[int]:
+        """Process ids of itself and its children."""
+        return {*self.children(), *([self.process.pid] if self.process else [])}
+
     def children(self) -> list[int]:
         """Process ids of its children."""
         try:
@@ -131,11 +139,11 @@ class Service:
         return [part for name, part in self.parts.items() if name.startswith(("acquire", "learn"))]
 
     def wait_until_ready(self) -> None:
-        """Until Redis, zoo and server answer and every worker has children. Raises `TimeoutError` with the last words."""
+        """Until Redis, zoo and server answer and every worker takes tasks. Raises `TimeoutError` with the last words."""
         checks: dict[str, Callable[[], bool]] = {
             "zoo": lambda: _answers(f"{self.zoo_url}/v2/health/ready"),
             "server": lambda: _answers(f"{self.server_url}/health/ready"),
-            **{part.name: lambda part=part: bool(part.children()) for part in self.workers},  # type: ignore[misc]
+            **{part.name: lambda part=part: part.works() for part in self.workers},  # type: ignore[misc]
         }
         deadline = time.monotonic() + START_TIMEOUT
         for name, ready in checks.items():

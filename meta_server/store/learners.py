@@ -18,10 +18,14 @@ ANNOUNCE_EVERY = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What one learner has. `classes`: data set -> split -> how many; `missing`: data set -> where it was looked for."""
+    """What one learner has. `classes`: data set -> split -> how many; `missing`: data set -> where it was looked for.
+
+    `gpus`: how many it may use.
+    """
 
     classes: Mapping[str, Mapping[str, int]]
     missing: Mapping[str, str]
+    gpus: int = 0
 
     def fault(self, evaluation: Evaluation) -> JobError | None:
         """Why this learner cannot do the evaluation; None when it can."""
@@ -63,7 +67,7 @@ class Learners:
             if gone:
                 await self._redis.hdel(keys.LEARNERS, *gone)
         return [
-            Announcement(classes=value["classes"], missing=value["missing"])
+            Announcement(classes=value["classes"], missing=value["missing"], gpus=value.get("gpus", 0))
             for name, value in told.items()
             if name not in gone
         ]

@@ -23,7 +23,7 @@ def up(
     ready_file: Annotated[
         Path | None, typer.Option(help="Where to write addresses and keys as JSON. Default: DATA_DIR/ready.json.")
     ] = None,
-    acquirers: Annotated[int, typer.Option(min=1, help="Processes that query APIs.")] = 4,
+    acquirers: Annotated[int, typer.Option(min=1, help="APIs asked at once.")] = 32,
 ) -> None:
     """Start Redis, the zoo, the server and two workers on this machine; stop them all on Ctrl-C."""
     from metazoo import private_files

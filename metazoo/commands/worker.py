@@ -20,14 +20,29 @@ def worker(
         str | None, typer.Option(help="Name of this worker, unique on its Redis. Default: its role.")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: 4 to acquire, 1 to learn (one a device).")
+        int | None, typer.Option(min=1, help="APIs asked at once (default 32), or processes that train (default 1).")
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Train on this GPU alone; none: on no GPU. Default: those that CUDA_VISIBLE_DEVICES names.",
+        ),
     ] = None,
 ) -> None:
     """Take tasks until stopped; a task under way at SIGTERM is handed on. Settings come from the environment."""
     # Celery reads this as it is imported: SIGTERM then begins the soft shutdown that requeues running tasks.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu == "none" else gpu
     from worker.app import start
+    from worker.devices import queues
     from worker.settings import Settings
 
-    default = 4 if role is Role.ACQUIRE else 1
-    start(Settings(), queue=role.value, name=name or role.value, concurrency=concurrency or default)
+    acquires = role is Role.ACQUIRE
+    start(
+        Settings(),
+        queues=["acquire"] if acquires else queues(),
+        name=name or role.value,
+        concurrency=concurrency or (32 if acquires else 1),
+    )

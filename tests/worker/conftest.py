@@ -147,8 +147,8 @@ class FakeQueue:
     def send(self, job_id: str, role: str) -> None:
         self.sent.append((job_id, role))
 
-    def learn(self, job_id: str) -> None:
-        self.send(job_id, LEARN)
+    def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
+        self.send(job_id, f"{LEARN}.gpu" if on_gpu else LEARN)
 
     def waiting(self, role: str) -> int:
         return self.others

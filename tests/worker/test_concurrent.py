@@ -69,6 +69,7 @@ async def test_faults_in_any_order_change_no_answer_and_cost_nothing_twice(
     rng = random.Random(seed)
     one, many = api(), list[int]()
     faulty(one, problem, rng, many=many)
+    world = world.changed(patience=30.0)
     job = await world.submit(one, queries=400)
     for _ in range(3):  # killed twice, at any moment
         task = asyncio.ensure_future(world.acquire(job.id, "a0"))
@@ -84,6 +85,8 @@ async def test_faults_in_any_order_change_no_answer_and_cost_nothing_twice(
     await asyncio.wait_for(world.acquire(job.id, "a0"), 30)
     told = await world.store.get(job.id)
     world.balance(told)
+    events = (await world.store.events(job.id, limit=1000)).items
+    assert [event.data for event in events if event.type == "warning"] == []
     assert told.progress.per_api["a0"].state == "done"
     assert told.budget.confirmed == one.charged == 400
     assert (told.budget.unconfirmed, told.budget.reserved) == (0, 0)
