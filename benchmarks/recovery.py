@@ -74,7 +74,7 @@ def main(
         learner, _ = distill.one(shown, teacher.predict(shown), BackboneConfig(), seed=seed, steps=student_steps)
         return _right(learner, source, manifest.teachers[index].classes)
 
-    points = sorted({5, 20, 50, steps})
+    points = sorted({point for point in (5, 20, 50) if point < steps} | {steps})
     runs: dict[str, list[tuple[float, float]]] = {"five": [], **{str(point): [] for point in points}}
     for index in range(tried):
         for seed in range(seeds):

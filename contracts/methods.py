@@ -125,7 +125,14 @@ class FreeOptions(Input):
     images_per_class: int = Field(20, ge=2, le=1000, description="Images recovered of each class of a teacher at once.")
     latent: int = Field(256, ge=1, le=4096, description="Noise numbers that the generator makes an image from.")
     generator_width: int = Field(64, ge=1, le=512, description="Channels of the generator's last hidden layer.")
-    conditional: bool = Field(True, description="The generator is told the class. The released one is not.")
+    conditional: bool = Field(False, description="The generator is told the class. The released one is not.")
+    canvas: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of a recovered image that is one of pqd's `objects`, drawn at random; the generator makes the rest. "
+        "0 is as published, and gives tasks too easy to learn from: see docs/methods/free.md.",
+    )
     generator_steps: int = Field(5, ge=1, le=10_000, description="Steps in which it is adapted to a teacher.")
     generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's rate in these steps.")
     latent_rate: float = Field(1e-3, ge=0, le=1, description="Adam's rate for the noise, in the same steps.")
@@ -143,7 +150,9 @@ class FreeOptions(Input):
     align_by: Literal["adam", "sgd"] = Field(
         "adam", description="What walks: the theory has sgd, the released code adam."
     )
-    align_scale: float = Field(67.0, ge=0, description="Displacement to gradient; 0 leaves the alignment out.")
+    align_step: float = Field(
+        0.3, ge=0, le=1, description="Part of the walk that the meta-model takes; 0 leaves the alignment out."
+    )
     divergence: Literal["kl", "released"] = Field(
         "kl", description="Distillation loss; `released` repeats the fault of the published code, for ablations."
     )

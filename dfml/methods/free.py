@@ -29,11 +29,16 @@ from dfml.numerics.inner_loop import Call, Parameters, set_running_statistics
 from dfml.numerics.inversion import Recovered, Terms, disagreement, invert_generator
 from dfml.numerics.meta_learners import Functional, functional_learner, task_loss
 from dfml.plans import rounds_within
+from dfml.procedural import query_set
 from dfml.replay import TaskMemory
 from dfml.teachers import DifferentiableTeacher, Teacher
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, metrics); it may raise to stop."""
+
+
+CANVASES = 1000
+"""Procedural images that recovered ones are painted on."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def train(
         generator=generator,
     ).to(device)
     learner = build_learner(config, shape, ways=ways, generator=generator).to(device)
+    canvases = first_images(options, shape, seed)
     functions = functional_learner(learner)
     call, theta = functions.logits, functions.parameters
     meta = torch.optim.Adam(net.parameters(), lr=options.meta_rate)
@@ -92,14 +98,15 @@ def train(
         warm = epoch >= warm_up
         chosen = torch.randperm(len(teachers), generator=generator)[: options.teachers].tolist()
         drawn = [met[index] for index in chosen]
-        found = five(net, meta, drawn, options, student=(call, theta) if warm else None, generator=generator)
+        student = (call, theta) if warm else None
+        found = five(net, meta, drawn, options, student=student, generator=generator, canvases=canvases)
         answers = [probabilities(teacher, made.images) for teacher, made in zip(drawn, found, strict=True)]
         metrics = _inversion_metrics(found, answers)
         if warm:
             for index, made in zip(chosen, found, strict=True):
                 memory.add(index, made.images, made.labels)
             pairs = [(made.images, answer) for made, answer in zip(found, answers, strict=True)]
-            metrics |= align(call, theta, outer, pairs, options)
+            metrics |= align(call, theta, pairs, options)
             metrics |= replay(functions, outer, memory, options, generator=generator)
         if on_step is not None:
             on_step(epoch + 1, epochs, metrics)
@@ -115,10 +122,12 @@ def five(
     *,
     student: tuple[Call, Parameters] | None,
     generator: torch.Generator,
+    canvases: Tensor | None = None,
 ) -> list[Recovered]:
     """FIVE: adapt to each teacher from the same start, then one step of the persistent optimiser `meta` on the summed slopes.
 
-    student: the meta-model that recovered images should surprise; None leaves that term out.
+    student: the meta-model that recovered images should surprise; None leaves that term out. canvases: float images in
+    [0, 1], from which `canvas` of every image is drawn.
     """
     slopes = [torch.zeros_like(parameter) for parameter in net.parameters()]
     found = []
@@ -134,6 +143,8 @@ def five(
             latent_rate=options.latent_rate,
             terms=Terms(total_variation=0, batch_norm=options.batch_norm, length=0),
             more=_surprise(student, options.adversarial),
+            canvas=_drawn(canvases, len(labels), generator, teacher.device),
+            share=options.canvas,
         )
         found.append(inverted.recovered)
         for summed, slope in zip(
@@ -149,13 +160,13 @@ def five(
 def align(
     call: Call,
     theta: Parameters,
-    outer: torch.optim.Optimizer,
     batches: Sequence[tuple[Tensor, Tensor]],
     options: FreeOptions,
 ) -> dict[str, float]:
-    """BELL's walk: `theta_i = theta_{i-1} - step(grad KL(t_i(x_i) || theta_{i-1}(x_i)))`; gradient `scale * (theta - theta_K)`.
+    """BELL's walk: `theta_i = theta_{i-1} - step(grad KL(t_i(x_i) || theta_{i-1}(x_i)))`, then
+    `theta += align_step (theta_K - theta)`.
 
-    batches: of each teacher its recovered images and its probabilities for them. Changes `theta` through `outer`.
+    batches: of each teacher its recovered images and its probabilities for them. Changes `theta`.
     """
     distance = divergence if options.divergence == "kl" else divergence_as_released
     now = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
@@ -169,10 +180,9 @@ def align(
             value.grad = slope
         walk.step()
         losses.append(loss.item())
-    if options.align_scale:
+    with torch.no_grad():
         for name, value in theta.items():
-            value.grad = options.align_scale * (value.detach() - now[name].detach())
-        outer.step()
+            value += options.align_step * (now[name] - value)
     return {"distillation": sum(losses) / len(losses)}
 
 
@@ -268,6 +278,21 @@ def check(teachers: Sequence[Teacher], options: FreeOptions) -> tuple[int, tuple
     if known < options.ways:
         raise ValueError(f"the teachers know {known} classes, a task has {options.ways}: ask for fewer ways")
     return max(options.ways, *(teacher.ways for teacher in teachers)), shapes.pop()
+
+
+def first_images(options: FreeOptions, shape: tuple[int, int, int], seed: int) -> Tensor | None:
+    """What recovered images are painted on, float in [0, 1]; None for the published method's nothing."""
+    if not options.canvas:
+        return None
+    return (
+        torch.from_numpy(query_set({"objects": 1.0}, seed=seed, size=shape[1:]).images(range(CANVASES))).float() / 255
+    )
+
+
+def _drawn(canvases: Tensor | None, count: int, generator: torch.Generator, device: torch.device) -> Tensor | None:
+    if canvases is None:
+        return None
+    return canvases[torch.randint(len(canvases), (count,), generator=generator)].to(device)
 
 
 def _surprise(student: tuple[Call, Parameters] | None, weight: float) -> Callable[[Tensor, Tensor], Tensor] | None:

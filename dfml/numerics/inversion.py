@@ -177,11 +177,15 @@ def invert_generator(
     shift: int = 2,
     flip: bool = True,
     more: More | None = None,
+    canvas: Tensor | None = None,
+    share: float = 0.0,
 ) -> Inverted:
     """Adapt a copy of `net`, and fresh noise, to one teacher: Adam with betas 0.5 and 0.999, as in FREE; `net` stays as it is.
 
     Of the `steps` forward passes the images with the lowest loss are kept; the parameters move between them, `steps - 1` times.
     Costs `steps` forward and backward passes an image. labels: int64 (n,).
+
+    canvas: float images (n, 3, h, w) in [0, 1] that make up `share` of what the teacher sees and of what is recovered.
     """
     copied = copy.deepcopy(net).requires_grad_()
     z = torch.randn(len(labels), net.latent, generator=generator).to(teacher.device).requires_grad_()
@@ -195,6 +199,8 @@ def invert_generator(
     last = total
     for step in range(steps):
         images = copied(z, None if net.classes is None else labels)
+        if canvas is not None:
+            images = (1 - share) * images + share * canvas
         moved = roll(images, shift=shift, flip=flip, generator=generator)
         found = inversion_loss(teacher, moved, labels, terms or Terms())
         loss = found.total if more is None else found.total + more(moved, found.logits)

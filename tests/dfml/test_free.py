@@ -16,14 +16,14 @@ from dfml.methods import free
 from dfml.nets.generator import Generator, build_generator
 from dfml.nets.learner import build_learner
 from dfml.numerics.inner_loop import functional
-from dfml.numerics.inversion import disagreement, roll
+from dfml.numerics.inversion import disagreement, invert_generator, roll
 from dfml.numerics.meta_learners import functional_learner
 from dfml.replay import TaskMemory
 from dfml.teachers import ModuleTeacher
 
 SMALL = {
     "epochs": 2, "warm_up": 1, "images_per_class": 4, "latent": 4, "generator_width": 2, "generator_steps": 2,
-    "ways": 3, "shots": 1, "queries": 3, "replay_tasks": 2, "patience": 1, "inner_steps": 1,
+    "conditional": True, "ways": 3, "shots": 1, "queries": 3, "replay_tasks": 2, "patience": 1, "inner_steps": 1,
 }  # fmt: skip
 MakeTeacher = Callable[..., ModuleTeacher]
 
@@ -77,7 +77,7 @@ def test_the_meta_optimiser_is_one_and_stays(make_teacher: MakeTeacher) -> None:
 
 
 def test_the_walk_with_sgd_is_the_sum_of_the_slopes_on_the_way(make_teacher: MakeTeacher) -> None:
-    options = FreeOptions(**SMALL, align_by="sgd", align_rate=0.1, align_scale=10)  # type: ignore[arg-type]
+    options = FreeOptions(**SMALL, align_by="sgd", align_rate=0.1, align_step=0.5)  # type: ignore[arg-type]
     learner = build_learner(BackboneConfig(width=16), (3, 16, 16), ways=3, generator=seeded(0))
     call, theta = functional(learner, batch_norm="batch")
     before = {name: value.detach().clone() for name, value in theta.items()}
@@ -90,10 +90,9 @@ def test_the_walk_with_sgd_is_the_sum_of_the_slopes_on_the_way(make_teacher: Mak
         loss = (answers * (answers.log() - call(now, images).log_softmax(-1))).sum(1).mean()
         slopes = torch.autograd.grad(loss, list(now.values()))
         now = {name: value - 0.1 * g for (name, value), g in zip(now.items(), slopes, strict=True)}
-    outer = torch.optim.SGD(theta.values(), lr=0.5)
-    free.align(call, theta, outer, batches, options)
+    free.align(call, theta, batches, options)
     for name, value in theta.items():
-        assert torch.allclose(value, before[name] - 0.5 * 10 * (before[name] - now[name]), atol=1e-5), name
+        assert torch.allclose(value, before[name] - 0.5 * (before[name] - now[name]), atol=1e-5), name
 
 
 def test_the_walk_raises_the_inner_product_of_the_slopes() -> None:
@@ -192,3 +191,19 @@ def test_better_than_its_own_start_on_a_toy(blobs: Dataset, blob_teachers: list[
     started = build_learner(config, (3, 16, 16), ways=3, generator=seeded(0)).backbone
     mine, before = evaluate(learned.backbone, blobs, evaluation), evaluate(started, blobs, evaluation)
     assert mine.accuracy["5"] > before.accuracy["5"] + mine.interval["5"] + before.interval["5"]
+
+
+def test_a_canvas_makes_up_its_share_of_what_is_recovered(make_teacher: MakeTeacher) -> None:
+    canvas = torch.rand(12, 3, 16, 16, generator=seeded(1))
+    labels = torch.arange(3).repeat(4)
+    found = invert_generator(
+        small_generator(), make_teacher(0), labels, steps=2, generator=seeded(0), canvas=canvas, share=0.75
+    )
+    drawn = (found.recovered.images - 0.75 * canvas) / 0.25
+    assert drawn.min() > -1e-5
+    assert drawn.max() < 1 + 1e-5
+    options = FreeOptions(canvas=0.5)
+    pool = free.first_images(options, (3, 16, 16), seed=0)
+    assert pool is not None
+    assert pool.shape == (free.CANVASES, 3, 16, 16)
+    assert free.first_images(options.model_copy(update={"canvas": 0.0}), (3, 16, 16), seed=0) is None
