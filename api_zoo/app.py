@@ -11,7 +11,7 @@ from api_zoo import admin, routes
 from api_zoo.inference import Model
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
-from edge import errors, openapi
+from edge import errors, metrics, openapi
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 
 
@@ -41,6 +41,7 @@ def create_app(
     app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline, seconds=settings.body_seconds)
+    metrics.install(app, "zoo")
     app.add_middleware(RequestId)  # added last, so it is the outermost
     openapi.install(app)
     return app

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from edge import errors, openapi
+from edge import errors, metrics, openapi
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 from meta_server import dashboard, routes
 from meta_server.gatekeeper import Gatekeeper
+from meta_server.gauges import gauges
 from meta_server.queue import Queue
 from meta_server.routes import hosted
 from meta_server.routes.access import Failures
@@ -47,6 +48,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline)
     app.add_middleware(Gatekeeper)
+    metrics.install(app, "server", gauges)
     app.add_middleware(RequestId)  # added last, so it is the outermost
     openapi.install(app)
     return app

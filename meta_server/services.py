@@ -76,6 +76,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         artifacts = Artifacts(settings.artifacts)
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
         serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
+        hosted = opened.enter_context(hosting(settings, redis))
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
         background.start_soon(_tell_of_policy, redis)
@@ -91,5 +92,5 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             artifacts,
             queue,
             serving,
-            hosting(settings, redis),
+            hosted,
         )

@@ -4,14 +4,14 @@ Exclusivity is our leases', not the broker's: a task that is delivered twice fin
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
 from meta_server.queue import ACQUIRE_QUEUE, VISIBILITY_SECONDS, Queue
-from worker import logs
+from worker import metrics
 from worker.settings import Settings
 from worker.stopping import Stopping
 from worker.tasks import register
@@ -52,7 +52,9 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-def start(settings: Settings, *, queues: Sequence[str], name: str, concurrency: int) -> None:
+def start(
+    settings: Settings, *, queues: Sequence[str], name: str, concurrency: int, set_up_logging: Callable[[], None]
+) -> None:
     """Work on queues until told to stop: APIs are asked by threads that share one event loop, learners are processes.
 
     SIGTERM hands running tasks on if the environment says `REMAP_SIGTERM=SIGQUIT` before Celery is imported.
@@ -62,8 +64,15 @@ def start(settings: Settings, *, queues: Sequence[str], name: str, concurrency: 
     app = create_app(settings)
 
     @signals.setup_logging.connect(weak=False)
-    def set_up_logging(**_: Any) -> None:
-        logs.configure()
+    def own_logging(**_: Any) -> None:
+        set_up_logging()
+
+    if settings.metrics_port is not None:
+        port = settings.metrics_port
+
+        @signals.worker_ready.connect(weak=False)
+        def serve_metrics(**_: Any) -> None:
+            metrics.serve(port)
 
     learns = ACQUIRE_QUEUE not in queues
     if learns:

@@ -33,6 +33,7 @@ from client.model import Answer, AsyncModel, ModelInfo
 from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, QuotaReached, Settled
+from worker import metrics
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.todo import Todo
@@ -340,6 +341,7 @@ class RemoteTeacher:
 
     async def _settle(self, chunk: Chunk, outcome: Outcome, path: str | None = None) -> None:
         await self.ledger.settle(self.watch.lease, chunk, outcome, path=path)
+        metrics.images.labels(outcome.value).inc(chunk.images)
         if outcome is Outcome.RELEASED:  # asked again, in another chunk
             self._todo.give_back(chunk.start, chunk.stop)
         self._count(Settled(chunk, outcome, path))

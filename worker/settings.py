@@ -19,6 +19,13 @@ class Settings(BaseSettings):
     secret_key: SecretStr = Field(
         validation_alias="METAZOO_SECRET_KEY", description="Fernet key for teachers' API keys."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        validation_alias="METAZOO_METRICS_PORT",
+        description="Port on which this worker answers Prometheus. Default: none.",
+    )
     data: Path | None = Field(None, validation_alias="METAZOO_DATA", description="Folder of data sets, to evaluate on.")
     allow: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), validation_alias="METAZOO_ALLOW", description="Comma list of host:port that may be called anyway."

@@ -63,6 +63,11 @@ class Serving:
         self._threads = anyio.CapacityLimiter(FITTING)
         self._comparing = anyio.CapacityLimiter(1)
 
+    @property
+    def loaded_bytes(self) -> int:
+        """Bytes of networks that are loaded now."""
+        return self._memory.bytes
+
     async def predict(self, meta_model_id: str, request: PredictRequest) -> PredictResponse:
         """Learn the task, label the query. Raises `ProblemError`: not-found, or naming every bad image."""
         model = await self._meta_models.get(meta_model_id)

@@ -25,7 +25,7 @@ def server(
 
     from meta_server.app import create_app
     from meta_server.settings import Settings
-    from worker import logs
+    from metazoo import logs
 
     logs.configure()
     uvicorn.run(create_app(Settings()), host=host, port=port, log_config=None, timeout_graceful_shutdown=5)

@@ -2,6 +2,7 @@
 
 import os
 from enum import StrEnum
+from tempfile import mkdtemp
 from typing import Annotated
 
 import typer
@@ -35,6 +36,9 @@ def worker(
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu == "none" else gpu
+    if os.environ.get("METAZOO_METRICS_PORT"):  # child processes count in files there; read as metrics are imported
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="metazoo-metrics-"))
+    from metazoo import logs
     from worker.app import start
     from worker.devices import queues
     from worker.settings import Settings
@@ -45,4 +49,5 @@ def worker(
         queues=["acquire"] if acquires else queues(),
         name=name or role.value,
         concurrency=concurrency or (32 if acquires else 1),
+        set_up_logging=logs.configure,
     )

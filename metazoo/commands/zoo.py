@@ -54,7 +54,7 @@ def serve(
     from api_zoo.folder import BadZoo
     from api_zoo.services import hosted
     from api_zoo.settings import Settings
-    from worker import logs
+    from metazoo import logs
 
     told: dict[str, Any] = {"folder": folder.absolute()}
     if unverified:
@@ -89,7 +89,7 @@ def _application(settings: "Settings", models: "Mapping[str, Model] | None") -> 
     import torch
 
     from api_zoo.app import create_app
-    from worker import logs
+    from metazoo import logs
 
     logs.configure()
     torch.set_num_threads(1)  # batches run beside each other, each on one core

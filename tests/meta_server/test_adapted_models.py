@@ -195,7 +195,7 @@ async def test_one_backbone_serves_all_and_eviction_only_costs_a_load(
     served = [await services.adapted_models.served(each.id) for each in adapted]
     hosted = await asyncio.gather(*(roomy.hosted(each) for each in served * 2))
     assert len(loads) == 1
-    assert len({id(each._module.backbone) for each in hosted}) == 1
+    assert len({id(each._module().backbone) for each in hosted}) == 1
     assert len({id(each) for each in hosted}) == 5
     images = torch.from_numpy(QUERY).permute(0, 3, 1, 2)
     for each in served * 2:

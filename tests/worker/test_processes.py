@@ -31,9 +31,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.
 START = """
 import os
 os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+from metazoo import logs
 from worker.app import start
 from worker.settings import Settings
-start(Settings(), queues=[{queue!r}], name={queue!r}, concurrency={concurrency})
+start(Settings(), queues=[{queue!r}], name={queue!r}, concurrency={concurrency}, set_up_logging=logs.configure)
 """
 
 

@@ -1,0 +1,46 @@
+"""What the server tells Prometheus beside its requests: how many jobs are where, what waits, what is loaded."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import Request
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from redis.exceptions import RedisError
+
+from contracts.jobs import JobStatus
+from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE
+from meta_server.services import Services
+from meta_server.store import keys
+
+QUEUES = (ACQUIRE_QUEUE, LEARN_QUEUE)
+
+
+async def gauges(request: Request) -> Iterable[Metric]:
+    """The gauges as they are now. While Redis is away, `metazoo_redis_up` is 0 and what Redis holds is left out."""
+    services: Services = request.app.state.services
+    up = GaugeMetricFamily("metazoo_redis_up", "1 while Redis answers.")
+    loaded = GaugeMetricFamily("metazoo_loaded_bytes", "Bytes of networks kept loaded.", services.serving.loaded_bytes)
+    redis: Any = services.redis
+    try:
+        async with redis.pipeline(transaction=False) as pipe:
+            for status in JobStatus:
+                pipe.zcard(keys.JOBS_BY_STATUS + status)
+            for queue in QUEUES:
+                pipe.llen(queue)
+            pipe.zcard(keys.META_MODELS)
+            pipe.zcard(keys.ADAPTED_MODELS)
+            counts = await pipe.execute()
+    except RedisError:
+        up.add_metric([], 0)
+        return [up, loaded]
+    up.add_metric([], 1)
+    jobs = GaugeMetricFamily("metazoo_jobs", "Jobs by state.", labels=["status"])
+    for status, count in zip(JobStatus, counts, strict=False):
+        jobs.add_metric([status], count)
+    waiting = GaugeMetricFamily("metazoo_queue_tasks", "Tasks that no worker has taken.", labels=["queue"])
+    for queue, count in zip(QUEUES, counts[len(JobStatus) :], strict=False):
+        waiting.add_metric([queue], count)
+    published = GaugeMetricFamily("metazoo_meta_models", "Meta-models published.", counts[-2])
+    adapted = GaugeMetricFamily("metazoo_adapted_models", "Adapted models served.", counts[-1])
+    return [up, loaded, jobs, waiting, published, adapted]
