@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from api_zoo.services import Services as Hosting
+from meta_server.hub import Hub
 from meta_server.orphans import OrphanSweeper
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
@@ -36,6 +37,7 @@ class Services:
 
     redis: Redis
     access: AccessStore
+    hub: Hub
     jobs: JobStore
     meta_models: MetaModelStore
     adapted_models: AdaptedModelStore
@@ -80,12 +82,15 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         background = await opened.enter_async_context(anyio.create_task_group())
         opened.callback(background.cancel_scope.cancel)
         background.start_soon(_tell_of_policy, redis)
+        hub = Hub(redis, jobs)
+        background.start_soon(hub.run)
         background.start_soon(Reaper(jobs, queue, redis).run)
         background.start_soon(OrphanSweeper(redis, artifacts).run)
         background.start_soon(Sweeper(adapted_models, artifacts).run)
         yield Services(
             redis,
             AccessStore(redis),
+            hub,
             jobs,
             meta_models,
             adapted_models,

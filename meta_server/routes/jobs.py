@@ -116,7 +116,7 @@ async def retry_job(job_id: JobId, after_answering: BackgroundTasks, services: S
 @router.get(
     "/{job_id}/events",
     response_model=EventPage,
-    responses=_STREAM | problems(404),
+    responses=_STREAM | problems(404, 410),
 )
 async def job_events(
     request: Request,
@@ -132,5 +132,5 @@ async def job_events(
     resume = last_event_id or after
     if "text/event-stream" not in request.headers.get("accept", ""):
         return await services.jobs.events(job_id, after=resume, limit=limit)
-    await services.jobs.status(job_id)
-    return events.stream(services.jobs, job_id, resume)
+    await services.jobs.resumable(job_id, resume)
+    return events.stream(services.hub, job_id, resume)

@@ -37,6 +37,27 @@ async def read(redis: Any, job_id: str, *, after: str | None, limit: int) -> Seq
     return [event(*entry) for entry in entries]
 
 
+async def held(redis: Any, job_id: str, *, after: str | None) -> None:
+    """Raises `ProblemError` (`gone`; its `first` is the first event still held) if events after `after` were trimmed."""
+    if after is None:
+        return
+    with store_errors():
+        trimmed = await redis.hget(keys.job(job_id, "record"), "trimmed")
+    if trimmed is None or place(stream_id(after)) >= place(trimmed.decode()):
+        return
+    page = await read(redis, job_id, after=trimmed.decode(), limit=1)
+    first = page[0].id if page else None
+    raise ProblemError(
+        "gone", f"events before {first} are no longer held: follow without an id for what is left", first=first
+    )
+
+
+def place(event_id: str) -> tuple[int, int]:
+    """An id as numbers that are ordered as the stream is."""
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
 async def metrics(redis: Any, job_id: str, *, after: str | None, limit: int) -> MetricPage:
     """Training metrics after the event `after`, oldest first. Raises as `read` does."""
     points: list[MetricPoint] = []

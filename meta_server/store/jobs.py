@@ -40,6 +40,7 @@ from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 HEARTBEAT_SECONDS = 10.0
+EVENTS_KEPT = 20_000  # of one job
 POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
@@ -293,10 +294,24 @@ class JobStore:
             await self._redis.delete(keys.job(job_id, "sent"))
 
     async def events(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
-        """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
-        await self.status(job_id)
+        """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
+        await self.resumable(job_id, after)
         items = list(await events.read(self._redis, job_id, after=after, limit=limit))
         return EventPage(items=items, last=items[-1].id if items else after)
+
+    async def resumable(self, job_id: str, after: str | None) -> None:
+        """Whether events can be told from behind `after`. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
+        await self.status(job_id)
+        await events.held(self._redis, job_id, after=after)
+
+    async def trim(self, job_id: str) -> int:
+        """Delete events beyond the newest `EVENTS_KEPT`: how many. Raises `StoreUnavailable`."""
+        deleted = await self._scripts.run(
+            "stream_trim",
+            keys=[keys.job(job_id, "events"), keys.job(job_id, "record")],
+            args=[EVENTS_KEPT, EVENTS_KEPT // 10],
+        )
+        return int(deleted)
 
     async def training_metrics(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> MetricPage:
         """Training metrics after the event `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
