@@ -129,6 +129,13 @@ class JobRequest(Input):
         description="Seconds after which APIs are asked no more; what they gave by then is learned from. Default: none.",
     )
     meta_model: BackboneConfig = Field(BackboneConfig(), description="The network to train.")
+    image_size: int | None = Field(
+        None,
+        ge=16,
+        le=512,
+        description="Pixels a side of the query images and of what the meta-model takes; an API that takes another size gets "
+        "them resized. Default: the size of the API that tells its own first.",
+    )
     evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to learn: `cuda` waits for a learner with a GPU; `auto` takes what its learner has."
@@ -161,6 +168,11 @@ class JobRequest(Input):
             found.append((("method", "gradients", "source"), message))
         refuse("JobRequest", found)
         return self
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Of the query images, where the request says it."""
+        return None if self.image_size is None else (3, self.image_size, self.image_size)
 
     @property
     def least_apis(self) -> int:

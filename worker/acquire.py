@@ -11,12 +11,13 @@ from kombu.exceptions import OperationalError
 from client.errors import ApiUnavailable, MetazooError, RateLimited
 from client.model import AsyncModel, ModelInfo
 from contracts.jobs import ApiProgress, JobError, Phase
+from contracts.methods import ProceduralQueries
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
 from worker.context import Context
 from worker.failures import JobFault
-from worker.probe import IMAGES, BadApi, check_info
-from worker.queries import plan_of, shared_images
+from worker.probe import IMAGES, BadApi, check_info, check_same_size
+from worker.queries import plan_of, resized, shared_images
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why, end
@@ -73,8 +74,11 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
     secret = None if key is None else key.get_secret_value()
     async with AsyncModel(url, secret, transport=context.transport(), timeout=context.timeout) as model:
         info = await _describe(context, job, api_id, model, watch)
-        shape = await store.agree_on_shape(job.id, watch.lease, info.input_shape)
-        check_info(info, shape)
+        check_info(info)
+        shape = await store.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
+        if not isinstance(job.request.method, ProceduralQueries):
+            check_same_size(info, shape)
+        pool = shared_images(job.request, shape).images
         classes = await store.agree_on_classes(job.id, watch.lease, api_id, info.classes)
         if classes != info.classes:
             raise BadApi(f"it had {classes} classes before and now has {info.classes}")
@@ -84,7 +88,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             model=model,
             info=info,
             indices=plan_of(job.request).assigned[int(api_id[1:])],
-            images=shared_images(job.request, shape).images,
+            images=pool if info.input_shape == shape else resized(pool, info.input_shape),
             ledger=store.ledger(job.id),
             artifacts=context.artifacts,
             watch=watch,

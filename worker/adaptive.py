@@ -27,7 +27,7 @@ from meta_server.store.stored_job import StoredJob
 from metering.ledger import Outcome, Settled
 from worker.context import Context
 from worker.failures import JobFault
-from worker.probe import BadApi, check_info
+from worker.probe import BadApi, check_same_size
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Watch
@@ -154,7 +154,7 @@ async def _apis(context: Context, job: StoredJob, watch: Watch) -> AsyncIterator
                 model = AsyncModel(url, secret, transport=context.transport(), timeout=context.timeout)
                 info = await watch.finish((await stack.enter_async_context(model)).metadata())
                 assert job.input_shape is not None  # noqa: S101 - whoever is done has told it
-                check_info(info, job.input_shape)
+                check_same_size(info, job.input_shape)
             except (AddressRefused, BadApi, MetazooError) as error:
                 raise _fault(
                     "api_gave_up", f"{url} cannot be asked: {error}. Retry the job when it is back", "apis"

@@ -60,11 +60,11 @@ async def learn(context: Context, job: StoredJob, watch: Watch) -> None:
 
 
 def _dataset(root: Path | None, evaluation: Evaluation | None, shape: Shape) -> Dataset | None:
-    """The data set to evaluate on, found to fit before anything is trained."""
+    """The data set to evaluate on, at the size of the query images, found to fit before anything is trained."""
     if evaluation is None:
         return None
     try:
-        dataset = open_dataset(evaluation.dataset, root)
+        dataset = open_dataset(evaluation.dataset, root, side=shape[1])
         images = dataset.images(evaluation.split)
         tasks.sample(evaluation, classes=images.shape[0], per_class=images.shape[1])
     except DatasetMissing as error:

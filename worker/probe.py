@@ -13,6 +13,7 @@ from contracts.zoo import parse_policy
 IMAGES = 16  # of the probe: enough to see a fault, few enough to lose
 USELESS_AFTER = 64  # images with one and the same answer, after which an API is asked no more
 SAME = 1e-5  # difference of probabilities that counts as none
+LEAST_SIDE, LARGEST_SIDE = 8, 1024  # pixels of an image
 SLACK = 1e-2  # how far from 1 the probabilities of an unrounded answer may sum
 
 _TYPES = {"FP32": "<f4", "FP64": "<f8"}
@@ -22,10 +23,17 @@ class BadApi(Exception):
     """The API cannot teach; the message says why, in a way that may be shown to anyone."""
 
 
-def check_info(info: ModelInfo, input_shape: tuple[int, int, int]) -> None:
-    """Whether an API with this metadata fits the job's input shape. Raises `BadApi`."""
-    if info.input_shape[0] != 3:
-        raise BadApi(f"it takes images of {info.input_shape[0]} channel, and query images have 3")
+def check_info(info: ModelInfo) -> None:
+    """Whether an API with this metadata can be asked about query images. Raises `BadApi`."""
+    channels, *sides = info.input_shape
+    if channels != 3:
+        raise BadApi(f"it takes images of {channels} channel, and query images have 3")
+    if not LEAST_SIDE <= min(sides) <= max(sides) <= LARGEST_SIDE:
+        raise BadApi(f"it takes images of {sides[0]}x{sides[1]} pixels: {LEAST_SIDE} to {LARGEST_SIDE} a side are made")
+
+
+def check_same_size(info: ModelInfo, input_shape: tuple[int, int, int]) -> None:
+    """For methods that make their images at one size as they go. Raises `BadApi`."""
     if info.input_shape != input_shape:
         raise BadApi(f"it takes images of shape {info.input_shape}, and the job's other APIs {input_shape}")
 

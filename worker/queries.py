@@ -1,10 +1,12 @@
 """Which images a job asks about, and which API is asked about which: the same each time, from the request alone."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
@@ -73,3 +75,21 @@ def shared_images(request: JobRequest, input_shape: tuple[int, int, int]) -> Sha
         for old in list(_shared)[:-JOBS]:
             del _shared[old]
         return found
+
+
+Images = Callable[[NDArray[np.int64]], NDArray[np.uint8] | NDArray[np.float32]]
+"""Pool indices -> uint8, or float32 in [0, 1], (n, 3, height, width)."""
+
+
+def resized(
+    images: Callable[[NDArray[np.int64]], NDArray[np.uint8]], shape: tuple[int, int, int]
+) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
+    """The same images as an API sees them that takes another shape: bilinear, to the bit the same on every machine."""
+    _, height, width = shape
+
+    def fitted(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        own = images(indices).transpose(0, 2, 3, 1)
+        made = [np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)) for image in own]
+        return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
+
+    return fitted

@@ -36,6 +36,7 @@ from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome
 from worker import metrics
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
+from worker.queries import Images
 from worker.todo import Todo
 from worker.watch import GRACE, Stopped, Watch, Why, end, why
 from worker.window import Window
@@ -45,9 +46,6 @@ LARGEST_CHUNK = 512
 REPLAY_SECONDS = 23 * 3600  # a key replays for 24 hours; the rest is for clocks that disagree
 MOST_LOSSES = 3  # answers in a row that may be lost without replay
 LONGEST_HINT = 3600.0  # an API that asks for more patience than this is given up
-
-Images = Callable[[NDArray[np.int64]], NDArray[np.uint8] | NDArray[np.float32]]
-"""Pool indices -> uint8, or float32 in [0, 1], (n, 3, height, width)."""
 
 Step = Coroutine[Any, Any, None]
 

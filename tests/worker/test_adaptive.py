@@ -127,3 +127,12 @@ def test_weights_of_apis_are_refused_with_another_way_named(name: str) -> None:
         JobRequest.model_validate(body)
     assert "method.gradients.source" in str(caught.value)
     JobRequest.model_validate(body | {"method": {"name": name, "gradients": {"source": "surrogate"}}})
+
+
+async def test_an_api_of_another_size_is_dropped_by_a_method_that_asks_as_it_goes(world: Any, api: Any) -> None:
+    job = await world.submit(api(), api(shape=(3, 20, 20)), queries=100, min_apis=1, method={"name": "bidf_mkd"})
+    await world.acquire(job.id, "a0")
+    await world.acquire(job.id, "a1")
+    told = (await world.store.get(job.id)).progress.per_api
+    assert (told["a0"].state, told["a1"].state) == ("done", "dropped")
+    assert "(3, 20, 20)" in told["a1"].reason

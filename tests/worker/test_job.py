@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load
 
 from contracts.jobs import JobStatus, Phase
@@ -181,11 +182,40 @@ async def test_a_bad_api_is_dropped_before_more_is_spent(
     assert (job.id, LEARN) in world.queue.sent
 
 
-async def test_a_shape_of_its_own_is_dropped(world: Any, api: Any) -> None:
-    job = await world.submit(api(), api(shape=(3, 8, 8)), queries=100, min_apis=1)
+async def test_an_api_of_another_size_is_shown_the_same_images_resized(world: Any, api: Any) -> None:
+    small, seen = api(shape=(3, 8, 12)), []
+    proper = small.answer
+    small.answer = lambda pixels: [seen.append(pixels), proper(pixels)][1]
+    job = await world.submit(api(), small, queries=100)
     await world.acquire(job.id, "a0")
     await world.acquire(job.id, "a1")
-    assert (await world.store.get(job.id)).progress.per_api["a1"].state == "dropped"
+    stored = await world.store.load(job.id)
+    assert stored.input_shape == (3, 16, 16)
+    pool = queries_of(stored.request, (3, 16, 16)).images(plan_of(stored.request).assigned[1])
+    shown = np.concatenate(seen)
+    assert shown.shape == (len(pool), 3, 8, 12)
+    fitted = [Image.fromarray(image.transpose(1, 2, 0)).resize((12, 8), Image.Resampling.BILINEAR) for image in pool]
+    expected = {np.asarray(image).transpose(2, 0, 1).tobytes() for image in fitted}
+    assert {image.tobytes() for image in shown} == expected  # chunks may arrive in any order
+    told = await world.learn(job.id)
+    assert told.status == JobStatus.SUCCEEDED
+    world.balance(told)
+
+
+async def test_a_request_may_say_the_size(world: Any, api: Any) -> None:
+    job = await world.submit(api(shape=(3, 20, 20)), api(shape=(3, 24, 24)), queries=64, image_size=18)
+    told = await world.acquire_all(job)
+    assert {one.state for one in told.progress.per_api.values()} == {"done"}
+    assert (await world.store.load(job.id)).input_shape == (3, 18, 18)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 16), (3, 16, 1025), (3, 10**6, 10**6)])
+async def test_an_api_of_an_absurd_size_is_dropped(world: Any, api: Any, shape: tuple[int, int, int]) -> None:
+    job = await world.submit(api(), api(shape=shape), queries=100, min_apis=1)
+    await world.acquire(job.id, "a0")
+    await world.acquire(job.id, "a1")
+    dropped = (await world.store.get(job.id)).progress.per_api["a1"]
+    assert (dropped.state, "8 to 1024" in dropped.reason) == ("dropped", True)
     assert world.apis["api1.test"].charged == 0
 
 
@@ -236,12 +266,21 @@ async def test_a_learner_without_the_data_set_says_where_it_looked(world: Any, a
     assert told.error.param == "evaluation.dataset"
 
 
-async def test_an_evaluation_of_another_size_is_refused_before_training(world: Any, api: Any) -> None:
-    job = await world.submit(api(), queries=32, evaluation={"dataset": "glyphs"})
+async def test_an_evaluation_that_does_not_fit_is_refused_before_training(world: Any, api: Any) -> None:
+    job = await world.submit(api(shape=(3, 16, 20)), queries=32, evaluation={"dataset": "glyphs"})
     await world.acquire_all(job)
     told = await world.learn(job.id)
     assert told.error.code == "evaluation_unfit"
     assert Phase.META_TRAIN not in told.progress.phase
+
+
+async def test_a_data_set_of_another_size_is_resized_for_the_evaluation(world: Any, api: Any) -> None:
+    evaluation = {"dataset": "glyphs", "episodes": 2, "shots": [1]}
+    job = await world.submit(api(), queries=32, evaluation=evaluation)
+    await world.acquire_all(job)
+    told = await world.learn(job.id)
+    assert told.error is None
+    assert told.score.accuracy.keys() == {"1"}
 
 
 async def test_cancelling_stops_the_acquisition_within_a_step(world: Any, api: Any) -> None:
