@@ -16,6 +16,7 @@ from fastapi import Response
 from torch import Tensor
 
 from api_zoo.inference import OUTPUT, BadInput, Model
+from api_zoo.rehearsal import Failed
 from api_zoo.services import Services
 from contracts import oip
 from contracts.problems import Fault, ProblemError
@@ -250,7 +251,15 @@ def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
 
 async def _compute(services: Services, model: Model, images: Tensor) -> bytes:
     with anyio.move_on_after(services.settings.answer_seconds):
-        return await services.engine.answer(model, images)
+        raw = await services.engine.answer(model, images)
+        if model.rehearsal is None:
+            return raw
+        turn = model.rehearsal.turn()
+        await anyio.sleep(turn.seconds)
+        try:
+            return turn.spoil(raw, len(model.labels))
+        except Failed:
+            raise ProblemError("internal", f"failed on purpose, as the host told this model to; {UNCHARGED}") from None
     raise ProblemError(
         "unavailable", f"too busy to answer; {UNCHARGED}: try again", headers={"Retry-After": str(BUSY_SECONDS)}
     )

@@ -13,16 +13,24 @@ from api_zoo.services import open_services
 from api_zoo.settings import Settings
 from edge import errors, metrics, openapi
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
+from metering.gate import Gate
 
 
 def create_app(
-    settings: Settings, *, redis: Redis | None = None, registry: Mapping[str, Model] | None = None
+    settings: Settings,
+    *,
+    redis: Redis | None = None,
+    registry: Mapping[str, Model] | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
-    """The zoo. Opens nothing before it is started; `redis` and `registry` (models by name) replace those of the settings."""
+    """The zoo. Opens nothing before it is started; what is passed replaces what the settings would make.
+
+    `registry` holds models by name, `gate` decides and charges.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, redis=redis, registry=registry) as services:
+        async with open_services(settings, redis=redis, registry=registry, gate=gate) as services:
             app.state.services = services
             yield
 

@@ -13,10 +13,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from api_zoo.inference import Model, folded
+from api_zoo.inference import Model, Published, folded
 from api_zoo.weights import Shelf
 from contracts.problems import faults
-from contracts.zoo import Manifest, TeacherEntry
+from contracts.zoo import Manifest, PublishedWeights, TeacherEntry, parse_serving
 from dfml.teachers import BadTeacher, ModuleTeacher, load_teacher
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,8 @@ def open_folder(
     """Every model of the folder by its name (`Manifest.model_name`), in the manifest's order.
 
     A teacher without a hash is refused unless `unverified`; one with a hash is always checked. `policy` replaces the
-    response policies of the manifest. Weights that were used last stay on `shelf`. Raises `BadZoo`.
+    response policies and behaviours of the manifest (see `contracts.zoo.parse_serving`). Weights that were used last stay
+    on `shelf`. Raises `BadZoo`.
     """
     manifest = read_manifest(folder)
     unhashed = [entry.file for entry in manifest.teachers if entry.sha256 is None]
@@ -67,6 +68,10 @@ def open_folder(
             "if you trust the files"
         )
     shelf = Shelf(SHELF) if shelf is None else shelf
+    try:
+        told_policy, told_behaviour = (None, None) if policy is None else parse_serving(policy)
+    except ValueError as error:
+        raise BadZoo(f"{folder} cannot be hosted so: {error}") from None
     models: dict[str, Model] = {}
     for entry in manifest.teachers:
         path = _path(folder, manifest, entry)
@@ -80,8 +85,11 @@ def open_folder(
                 partial(shelf.get, name, partial(_network, path, manifest, entry, device)),
                 entry.classes,
                 manifest.network_of(entry).input,
-                policy=policy or entry.response_policy,
+                policy=told_policy or entry.response_policy,
                 eight_bit_only=entry.eight_bit_only,
+                behaviour=told_behaviour or entry.behaviour,
+                price=(entry.price_per_1k, entry.currency),
+                published=_published(path, manifest, entry),
             )
         except ValueError as error:
             raise BadZoo(f"{path} cannot be hosted: {error}") from error
@@ -98,7 +106,14 @@ def _path(folder: Path, manifest: Manifest, entry: TeacherEntry) -> Path:
     return path
 
 
-def _teacher(path: Path, manifest: Manifest, entry: TeacherEntry) -> ModuleTeacher:
+def _published(path: Path, manifest: Manifest, entry: TeacherEntry) -> Published | None:
+    if entry.publish is None or entry.sha256 is None:
+        return None
+    told = PublishedWeights(sha256=entry.sha256, network=manifest.network_of(entry))
+    return Published(told, partial(_held, path, entry))
+
+
+def _held(path: Path, entry: TeacherEntry) -> bytes:
     try:
         held = path.read_bytes()
     except FileNotFoundError:
@@ -109,8 +124,12 @@ def _teacher(path: Path, manifest: Manifest, entry: TeacherEntry) -> ModuleTeach
         raise BadZoo(
             f"{path} was changed or damaged: its SHA-256 is not the manifest's; get it again, or build it anew"
         )
+    return held
+
+
+def _teacher(path: Path, manifest: Manifest, entry: TeacherEntry) -> ModuleTeacher:
     try:
-        return load_teacher(manifest, entry, held)
+        return load_teacher(manifest, entry, _held(path, entry))
     except (BadTeacher, ValueError) as error:
         raise BadZoo(f"{path} cannot be hosted: {error}") from error
 

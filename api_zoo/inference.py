@@ -9,15 +9,17 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from api_zoo.rehearsal import Rehearsal
 from contracts import oip
 from contracts.problems import Fault
-from contracts.zoo import ModelMetadata, ModelParameters, TensorMetadata, parse_policy
+from contracts.zoo import Behaviour, ModelMetadata, ModelParameters, PublishedWeights, TensorMetadata, parse_policy
 from dfml.teachers import CHUNK
 
 INPUT, OUTPUT = "images", "probabilities"
@@ -33,6 +35,14 @@ class BadInput(ValueError):
     def __init__(self, found: list[Fault]) -> None:
         super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in found))
         self.faults = found
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that the host gives away: what is told of them, and how the file is read."""
+
+    told: PublishedWeights
+    read: Callable[[], bytes]
 
 
 class Model:
@@ -52,6 +62,9 @@ class Model:
         *,
         policy: str = "probabilities",
         eight_bit_only: bool = False,
+        behaviour: Behaviour = Behaviour(),  # noqa: B008 (it is frozen)
+        price: tuple[str | None, str | None] = (None, None),
+        published: Published | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no model name: use letters, digits, '.', '_' and '-', at most 100")
@@ -64,6 +77,10 @@ class Model:
         self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
         self.labels = list(labels)
         self.input_shape = input_shape
+        self.behaviour = behaviour
+        self.rehearsal = None if behaviour == Behaviour() else Rehearsal(behaviour, name)
+        self.published = published
+        self._price = price  # of 1,000 images, and its currency
         self._module: Callable[[], nn.Module] = (lambda: module) if isinstance(module, nn.Module) else module
 
     def metadata(self, max_images: int) -> ModelMetadata:
@@ -77,6 +94,11 @@ class Model:
                 labels=self.labels,
                 max_images=max_images,
                 datatypes=list(self.datatypes),
+                latency_ms=self.behaviour.latency,
+                jitter_ms=self.behaviour.jitter,
+                price_per_1k=self._price[0],
+                currency=self._price[1],
+                weights=None if self.published is None else self.published.told,
             ),
         )
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -365,6 +366,27 @@ async def classify(
 ) -> Response:
     sent = await files_of(request, services.settings.max_images)
     return await classify_files(services, key.id, model, sent, idempotency_key=idempotency_key)
+
+
+_WEIGHTS: Responses = {
+    200: {
+        "description": "The safetensors file whose SHA-256 and network the model's metadata states.",
+        "content": {oip.BINARY: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@files.get(
+    "/models/{model}/weights",
+    summary="A model's weights, where its host publishes them",
+    response_class=Response,
+    responses=_WEIGHTS | problems(401, 403, 404, 503),
+)
+async def published_weights(model: ModelDep) -> Response:
+    if model.published is None:
+        raise ProblemError("forbidden", f"the host of {model.name} publishes no weights: ask it by images")
+    content = await to_thread.run_sync(model.published.read)
+    return Response(content, media_type=oip.BINARY, headers={"ETag": f'"{model.published.told.sha256}"'})
 
 
 async def files_of(request: Request, most: int) -> list[bytes]:

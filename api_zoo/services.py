@@ -52,7 +52,11 @@ def hosted(settings: Settings) -> dict[str, Model]:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, redis: Redis | None, registry: Mapping[str, Model] | None
+    settings: Settings,
+    *,
+    redis: Redis | None,
+    registry: Mapping[str, Model] | None,
+    gate: Gate | None = None,
 ) -> AsyncIterator[Services]:
     """The services by `settings`. A Redis that is passed in is used, and closed by whoever passed it.
 
@@ -65,7 +69,7 @@ async def open_services(
             redis = connect(settings.redis_url.get_secret_value())
             opened.push_async_callback(redis.aclose)
         scripts = Scripts(redis)
-        gate = Gate(redis, scripts, lease_seconds=settings.answer_seconds + 5)
+        gate = gate or Gate(redis, scripts, lease_seconds=settings.answer_seconds + 5)
         engine = Engine(settings.threads)
         opened.callback(engine.close)
         computing = anyio.CapacityLimiter(settings.threads)

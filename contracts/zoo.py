@@ -58,6 +58,49 @@ class Network(Record):
         return SUFFIXES.get(self.backbone, ".safetensors")
 
 
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)]
+Price = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+
+
+class Behaviour(Record):
+    """How a hosted model differs from one that answers at once and never fails: for rehearsals and tests.
+
+    Which requests are hit is drawn from `seed` and the model's name, in the order in which requests are computed.
+    """
+
+    latency: Milliseconds = Field(0, description="Milliseconds added to each answer.")
+    jitter: Milliseconds = Field(0, description="Up to so many milliseconds more or less than `latency`.")
+    errors: Rate = Field(0, description="Share of requests that end in a 500; nothing is charged for them.")
+    stalls: Rate = Field(0, description="Share of requests that are answered `stall` seconds late.")
+    stall: float = Field(5.0, ge=0, le=3600, description="Seconds of a stall.")
+    shapes: Rate = Field(0, description="Share of answers that lack their last row; they are charged.")
+    nans: Rate = Field(0, description="Share of answers whose first row is NaN (a 500 in JSON); they are charged.")
+    seed: int = Field(0, description="The same seed hits the same requests.")
+
+
+def parse_serving(text: str) -> tuple[str | None, Behaviour | None]:
+    """A response policy and a behaviour from `label`, `latency=50,jitter=20`, or both: `label,latency=50,errors=0.1`.
+
+    None stands for what is not told. Raises `ValueError` naming what there is.
+    """
+    policy, told = None, {}
+    for part in text.split(","):
+        name, given, value = part.strip().partition("=")
+        if given and name in Behaviour.model_fields and name not in told:
+            told[name] = value
+        elif not given and policy is None:
+            parse_policy(name)
+            policy = name
+        else:
+            known = ", ".join(f"{field}=" for field in Behaviour.model_fields)
+            raise ValueError(f"{part!r} is neither a response policy nor one of {known} given once")
+    try:
+        return policy, Behaviour.model_validate(told) if told else None
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())) from None
+
+
 class TeacherEntry(Record):
     """One teacher of a zoo folder. What it leaves null is as the manifest says."""
 
@@ -72,6 +115,10 @@ class TeacherEntry(Record):
     origin: str | None = Field(None, description="Where an imported file came from.")
     response_policy: ResponsePolicy = Field("probabilities", description="What its answers tell.")
     eight_bit_only: bool = Field(False, description="Takes UINT8 images alone.")
+    behaviour: Behaviour = Field(Behaviour(), description="Latency and faults on purpose.")
+    price_per_1k: Price | None = Field(None, description="What 1,000 images cost, as a decimal string.")
+    currency: str | None = Field(None, pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price.")
+    publish: Literal["weights"] | None = Field(None, description="`weights`: keys may download the file.")
 
 
 class Manifest(Network):
@@ -101,6 +148,13 @@ class TensorMetadata(Record):
     shape: list[int] = Field(description="Its sizes; -1 for the number of images.")
 
 
+class PublishedWeights(Record):
+    """Weights that `GET /v1/models/{model}/weights` answers with, and the network that they are of."""
+
+    sha256: str = Field(description="Of the file, in hexadecimal.")
+    network: Network = Field(description="Architecture, input and normalisation.")
+
+
 class ModelParameters(Record):
     """What the Open Inference Protocol has no field for."""
 
@@ -114,6 +168,11 @@ class ModelParameters(Record):
     idempotency: bool = Field(True, description="`Idempotency-Key` on infer is honoured for 24 hours.")
     input_range: tuple[float, float] = Field((0.0, 1.0), description="Of FP32 pixels; UINT8 pixels are 0 to 255.")
     datatypes: list[str] = Field([], description="What the input takes; its metadata names the cheapest on the wire.")
+    latency_ms: float = Field(0, description="Added to each answer on purpose.")
+    jitter_ms: float = Field(0, description="Up to so much more or less than that.")
+    price_per_1k: str | None = Field(None, description="What 1,000 images cost, a decimal string. Null: not stated.")
+    currency: str | None = Field(None, description="ISO 4217, of the price.")
+    weights: PublishedWeights | None = Field(None, description="Null: a black box.")
 
 
 class ModelMetadata(Record):

@@ -41,7 +41,9 @@ def serve(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="What every model answers: probabilities, topk:K, round:DECIMALS or label. Default: as the manifest says.",
+            help="What every model answers: probabilities, topk:K, round:DECIMALS or label; and how, after commas: "
+            "latency=, jitter= (ms), errors=, stalls=, shapes=, nans= (shares of 1), stall= (s), seed=. "
+            "Default: as the manifest says.",
             show_default=False,
         ),
     ] = None,
