@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from contracts.meta_models import BackboneConfig, Evaluation
-from contracts.methods import PurerOptions
+from contracts.methods import GradientOptions, PurerOptions
+from dfml.access import PROBE
 from dfml.datasets import Dataset
 from dfml.evaluate import evaluate
 from dfml.fusion import average
@@ -172,3 +173,19 @@ def test_better_than_its_own_start_on_a_toy(blobs: Dataset, blob_teachers: list[
     started = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0)).backbone
     mine, before = evaluate(learned.backbone, blobs, evaluation), evaluate(started, blobs, evaluation)
     assert mine.accuracy["5"] > before.accuracy["5"] + mine.interval["5"] + before.interval["5"]
+
+
+def test_better_than_its_own_start_from_answers_alone(blobs: Dataset, blob_teachers: list[ModuleTeacher]) -> None:
+    """Zeroth-order gradients, within a budget that ends before the updates do."""
+    options = PurerOptions(
+        updates=25, images_per_class=6, adversarial=0, ways=3, shots=2, episodes=2, learner="protonet", outer_rate=5e-3,
+        image_rate=0.05, gradients=GradientOptions(source="zeroth-order", directions=8, frequencies=6),
+    )  # fmt: skip
+    before = sum(teacher.queries for teacher in blob_teachers)
+    learned = purer.train(blob_teachers, CONFIG, options, queries=14_000, queries_per_api=3_400, seed=0)
+    spent = sum(teacher.queries for teacher in blob_teachers) - before
+    assert spent == 4 * (PROBE + 20 * purer.inversion_cost(options, ways=3)) <= 14_000
+    evaluation = Evaluation(dataset="blobs", ways=3, shots=[5], episodes=100)
+    started = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0)).backbone
+    mine, first = evaluate(learned.backbone, blobs, evaluation), evaluate(started, blobs, evaluation)
+    assert mine.accuracy["5"] > first.accuracy["5"] + mine.interval["5"] + first.interval["5"]
