@@ -184,7 +184,7 @@ async def test_out_of_memory_fails_with_its_code(world: Any, api: Any, monkeypat
 
     job = await world.submit(api(), queries=64)
     await world.acquire_all(job)
-    monkeypatch.setattr("worker.learn.METHODS", {"pqd": SimpleNamespace(learn=greedy)})
+    monkeypatch.setattr("worker.learn.METHODS", {"pqd": SimpleNamespace(learn=greedy, adaptive=False)})
     ended = await world.learn(job.id)
     assert (ended.status, ended.error.code) == (JobStatus.FAILED, "out_of_memory")
     assert ended.budget.confirmed == 64
