@@ -12,6 +12,7 @@ from client.errors import ApiUnavailable, MetazooError, RateLimited
 from client.model import AsyncModel, ModelInfo
 from contracts.jobs import ApiProgress, JobError, Phase
 from contracts.methods import ProceduralQueries
+from meta_server.store import stored_job
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
 from worker.context import Context
@@ -23,7 +24,7 @@ from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why, end
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between questions for the metadata
-LOOK_EVERY = 1.0  # seconds between looks at whether the learner is due
+LOOK_EVERY = 5.0  # seconds between looks at whether the learner is due and whether others wait
 
 
 async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str) -> None:
@@ -118,7 +119,8 @@ async def _looking_around(
         while not teacher.giving_way:
             await asyncio.sleep(LOOK_EVERY)
             with suppress(StoreUnavailable, OperationalError):
-                if not called and 2 * teacher.answered >= len(teacher.indices):
+                old = job.started is not None and time.time() - job.started >= stored_job.EARLY_AFTER
+                if old and not called and 2 * teacher.answered >= len(teacher.indices):
                     called = LEARN in (await context.store.load(job.id)).due()
                     if called:
                         await context.advance(job.id)

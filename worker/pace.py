@@ -16,7 +16,7 @@ from client._limits import Limit, RateLimits
 
 LONGEST_PAUSE = 30.0  # seconds before the word to stop is looked for again
 SOON = 1e-4  # seconds that no clock need be waited for
-JITTER = 0.05  # seconds by which requests may arrive closer together than they were sent
+JITTER = 1.0  # seconds by which requests may arrive closer together than they were sent
 
 Unit = Literal["images", "requests"]
 
@@ -42,9 +42,12 @@ class _Bucket:
         self.at = now
 
     def seconds_until(self, cost: float) -> float:
-        """Until `cost` is there, and a little more that arrivals may bunch up by, where the bucket is that large."""
-        wanted = min(self.quota, cost + self.rate * JITTER)
-        return max(0.0, wanted - self.tokens) / self.rate
+        """Until `cost` is there and half of what is left of the bucket, since arrivals may bunch up.
+
+        Throughput loses nothing by it: it is what flows into the bucket, as long as that never is full.
+        """
+        spare = min(max(0.0, self.quota - cost) / 2, self.rate * JITTER)
+        return max(0.0, min(self.quota, cost + spare) - self.tokens) / self.rate
 
 
 @dataclass
