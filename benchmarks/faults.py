@@ -246,7 +246,8 @@ def run(
             bought = submit(chaos.service, client, len(watched), **body)
             if bought is not None:
                 watched.append(Watched(bought, client))
-        if len(chaos.done) < faults and time.monotonic() >= strike_at and (told := chaos.strike()):
+        due = faults * min(1.0, len(watched) / jobs)  # the later jobs are to have theirs
+        if len(chaos.done) < due and time.monotonic() >= strike_at and (told := chaos.strike()):
             console.print(f"{len(chaos.done):3} {told}", markup=False)
             strike_at = time.monotonic() + chaos.random.expovariate(1 / every)
         for one in open_jobs:

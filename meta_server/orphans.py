@@ -1,4 +1,5 @@
-"""Removes files that no record names: what a worker wrote and never announced because it was killed in between.
+"""Removes files that no record names: what a worker wrote and never announced because it was killed in between, what a deleted
+job leaves, and meta-models that were deleted long ago.
 
 Every server process runs one; a lease lets one of them work at a time. A file must be old to go: a worker writes first and
 announces then.
@@ -21,6 +22,7 @@ from metering.scripts import Scripts, StoreUnavailable, store_errors
 
 EVERY = 6 * 3600.0  # seconds
 GRACE = timedelta(days=1)
+RESTORABLE = timedelta(days=30)  # since a meta-model was deleted
 FIRST_AFTER = 300.0  # seconds: a server that restarts again and again lists no files
 ROLE = "orphans"
 
@@ -60,18 +62,20 @@ class OrphanSweeper:
     async def round(self) -> list[str]:
         """Look at every file once; the paths that were removed. Raises `StoreUnavailable`, OSError."""
         before = self._now() - self._grace
-        old = await asyncio.to_thread(self._older_than, before)
+        old = await asyncio.to_thread(self._older_than, before)  # listed before what names them is read
+        folders = await self._folders()
         named: dict[str, set[str]] = {}
         removed = []
         for path in old:
             kind, job_id, *rest = path.split("/")
-            if job_id not in named:
-                named[job_id] = await self._named(job_id)
-            known = named[job_id]
-            place = (
-                path if kind == "jobs" else "/".join([kind, job_id, *rest[:1]])
-            )  # a meta-model's folder is named whole
-            if place not in known and (not known or kind == "meta-models" or rest[0] in ("answers", "checkpoints")):
+            if kind == "meta-models":
+                owned = "/".join([kind, job_id, *rest[:1]]) in folders
+            else:
+                if job_id not in named:
+                    named[job_id] = await self._named(job_id)
+                known = named[job_id]
+                owned = path in known or (bool(known) and rest[0] not in ("answers", "checkpoints"))
+            if not owned:
                 await asyncio.to_thread(self._artifacts.remove_file, path)
                 removed.append(path)
         if removed:
@@ -82,16 +86,26 @@ class OrphanSweeper:
         found = [path for folder in ("jobs", "meta-models") for path in self._artifacts.list(folder)]
         return [path for path in found if path.count("/") >= 2 and self._artifacts.modified(path) < before]
 
+    async def _folders(self) -> set[str]:
+        """Where the files of meta-models lie; those that were deleted long ago are forgotten first."""
+        folders = set()
+        with store_errors():
+            async for key in self._redis.scan_iter(match=keys.meta_model("*"), count=1000):
+                folder, deleted = await self._redis.hmget(key, "folder", "deleted")
+                if deleted is not None and datetime.fromisoformat(deleted.decode()) < self._now() - RESTORABLE:
+                    await self._redis.delete(key)
+                elif folder is not None:
+                    folders.add(folder.decode())
+        return folders
+
     async def _named(self, job_id: str) -> set[str]:
-        """The job itself and every place that its records, or its meta-model, name; empty when there is no such job."""
+        """The job itself and every file that its records name; empty when there is no such job."""
         with store_errors():
             record = await self._redis.hgetall(keys.job(job_id, "record"))
             settled = await self._redis.hvals(keys.job(job_id, "settled"))
-            meta_model = record.get(b"meta_model")
-            folder = await self._redis.hget(keys.meta_model(meta_model.decode()), "folder") if meta_model else None
         if not record:
             return set()
         checkpoints = [value.decode() for name, value in record.items() if name.startswith(b"checkpoint:")]
         paths = [json.loads(value)["path"] for value in settled]
         paths += [told["path"] for told in map(json.loads, checkpoints) if isinstance(told, dict) and "path" in told]
-        return {job_id, *paths, *([folder.decode()] if folder else [])}
+        return {job_id, *paths}

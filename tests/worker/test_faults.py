@@ -11,8 +11,10 @@ import pytest
 
 import worker.watch
 from contracts.jobs import JobStatus
+from contracts.problems import ProblemError
 from meta_server.orphans import OrphanSweeper
 from meta_server.store import keys
+from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN
 from metering import leases
 from metering.leases import LeaseLost
@@ -231,6 +233,30 @@ async def test_files_that_no_record_names_are_removed_after_their_grace(world: A
     assert sorted(await tomorrow.round()) == sorted(orphans)
     assert artifacts.list("jobs") + artifacts.list("meta-models") == owned
     assert not (artifacts.local(f"jobs/{job.id}").parent / "job_gone").exists()
+
+
+async def test_a_meta_model_outlives_its_job_and_can_be_restored_for_a_month(world: Any, api: Any) -> None:
+    artifacts = world.context.artifacts
+    job = await world.submit(api(), queries=64)
+    await world.acquire_all(job)
+    model = (await world.learn(job.id)).meta_model
+
+    def in_days(days: float) -> OrphanSweeper:
+        return OrphanSweeper(world.redis, artifacts, now=lambda: datetime.now(UTC) + timedelta(days=days))
+
+    await world.store.delete(job.id)
+    await in_days(400).round()
+    assert artifacts.list("jobs") == []
+    assert len(artifacts.list("meta-models")) >= 5
+    models = MetaModelStore(world.redis)
+    await models.delete(model)
+    await in_days(20).round()
+    assert (await models.restore(model)).id == model
+    await models.delete(model)
+    await in_days(40).round()
+    assert artifacts.list("meta-models") == []
+    with pytest.raises(ProblemError):
+        await models.restore(model)
 
 
 async def test_cancel_reaches_a_worker_stuck_in_a_slow_api(
