@@ -19,13 +19,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from torch import Tensor
 
-from contracts.meta_models import BackboneConfig
+from benchmarks.worth import worth
 from contracts.methods import FreeOptions
 from contracts.zoo import Manifest
-from dfml.datasets import Dataset, open_dataset
-from dfml.methods import distill, free
+from dfml.datasets import open_dataset
+from dfml.methods import free
 from dfml.nets.generator import Generator, build_generator
 from dfml.numerics.inversion import Recovered, Terms, invert_generator
 from dfml.teachers import ModuleTeacher, load_teacher
@@ -69,11 +68,6 @@ def main(
         )  # fmt: skip
         return found.recovered, time.monotonic() - began
 
-    def worth(teacher: ModuleTeacher, found: Recovered, index: int, seed: int) -> float:
-        shown = (found.images * 255).round().to(torch.uint8)
-        learner, _ = distill.one(shown, teacher.predict(shown), BackboneConfig(), seed=seed, steps=student_steps)
-        return _right(learner, source, manifest.teachers[index].classes)
-
     points = sorted({point for point in (5, 20, 50) if point < steps} | {steps})
     runs: dict[str, list[tuple[float, float]]] = {"five": [], **{str(point): [] for point in points}}
     for index in range(tried):
@@ -84,7 +78,9 @@ def main(
             starts["five"] = lambda: net
             for name, start in starts.items():
                 found, seconds = recover(start(), loaded[index], 5 if name == "five" else int(name), seed)
-                runs[name].append((worth(loaded[index], found, index, seed), seconds))
+                known = manifest.teachers[index].classes
+                value = worth(found.images, loaded[index], source, known, seed=seed, steps=student_steps)
+                runs[name].append((value, seconds))
             told = {name: f"{rows[-1][0]:.0f} % in {rows[-1][1]:.1f} s" for name, rows in runs.items()}
             console.print(f"teacher {index}, seed {seed}: {told}", soft_wrap=True)
     typer.echo(json.dumps(_result(runs, steps, meta_seconds, f"{tried} teachers, {seeds} seeds, {threads} threads")))
@@ -123,15 +119,6 @@ def _meta_generator(teachers: list[ModuleTeacher], options: FreeOptions) -> Gene
         chosen = torch.randperm(len(teachers), generator=random)[: options.teachers].tolist()
         free.five(net, meta, [teachers[index] for index in chosen], options, student=None, generator=random)
     return net
-
-
-def _right(learner: Callable[[Tensor], Tensor], source: Dataset, classes: list[str], most: int = 40) -> float:
-    """Percent right on real images of the classes, none of which the network has seen."""
-    known = source.classes("train")
-    shown = source.images("train")[[known.index(name) for name in classes], -most:]
-    with torch.inference_mode():
-        guess = learner(shown.flatten(0, 1)).argmax(-1)
-    return 100 * (guess == torch.arange(len(classes)).repeat_interleave(most)).double().mean().item()
 
 
 if __name__ == "__main__":

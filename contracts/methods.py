@@ -205,6 +205,13 @@ class PurerOptions(Input):
         "random", description="The meta-model's first weights; `average` of the teachers', which must all be like it."
     )
     episodes: int = Field(4, ge=1, le=1000, description="Episodes an update.")
+    shift: int = Field(
+        4,
+        ge=0,
+        le=16,
+        description="Support and query of an episode are rolled by up to so many pixels, and mirrored or not; 0: neither, as "
+        "published.",
+    )
     ways: int = Field(5, ge=2, le=100, description="Classes of an episode.")
     shots: int = Field(5, ge=1, le=100, description="Support images a class; the rest of a class's images are queries.")
     inner_steps: int = Field(1, ge=1, le=1000, description="MAML's steps on the support.")

@@ -13,7 +13,7 @@ every equation, and every deviation from the released code with its reason.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +188,7 @@ def learn(
     losses, right = 0.0, 0.0
     fixed = [held.detach() for held in classes]
     for _ in range(options.episodes):
-        task = episode(fixed, options, generator=generator)
+        task = _moved(episode(fixed, options, generator=generator), options.shift, generator)
         loss, accuracy = _loss(learner, task, options, second_order=options.second_order)
         for summed, slope in zip(slopes, torch.autograd.grad(loss, values, materialize_grads=True), strict=True):
             summed += slope / options.episodes
@@ -284,6 +284,15 @@ def _mixed(images: Sequence[Tensor], size: int = 64) -> Iterator[Tensor]:
     every = torch.cat(list(images))
     count = max(1, len(every) // size)
     yield from (every[first::count] for first in range(count))
+
+
+def _moved(task: Task, shift: int, generator: torch.Generator) -> Task:
+    if not shift:
+        return task
+    support, query = (
+        roll(images, shift=shift, flip=True, generator=generator) for images in (task.support, task.query)
+    )
+    return replace(task, support=support, query=query)
 
 
 def _loss(learner: Functional, task: Task, options: PurerOptions, *, second_order: bool) -> tuple[Tensor, float]:

@@ -104,7 +104,7 @@ def test_harder_episodes_are_harder_and_reach_support_and_query(make_teacher: Ma
 
 def test_one_update_is_the_hand_written_one(make_teacher: MakeTeacher) -> None:
     """One inner step, one episode, second order: the gradient of the query's loss at theta - lr * gradient of the support's."""
-    options = PurerOptions(**{**SMALL, "episodes": 1})  # type: ignore[arg-type]
+    options = PurerOptions(**{**SMALL, "episodes": 1, "shift": 0})  # type: ignore[arg-type]
     teachers, images = [make_teacher(0)], [noise_images(12, (3, 16, 16), seeded(0))]
     learner = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0))
     functions = functional_learner(learner)
