@@ -32,7 +32,8 @@ class Artifacts:
 
     def __init__(self, url: str) -> None:
         self._fs: Any
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        remembered = {"use_listings_cache": False} if "://" in url else {}  # other processes write too
+        self._fs, self._root = fsspec.core.url_to_fs(url, **remembered)
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self._copies: Path | None = None
 
