@@ -23,6 +23,7 @@ from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
 
 EVERY = 15.0  # seconds between rounds
 PATIENCE = 60.0  # seconds that a sent role may wait before an empty queue means that its message is lost
+LONGEST = 600.0  # after which it is sent again even if others wait: a worker may have died with it before it began
 ROLE = "reaper"
 
 log = structlog.get_logger()
@@ -93,12 +94,14 @@ class Reaper:
             held, fence, sent = states(role)
             if held:
                 continue
-            if sent is None:  # its message was sent a moment ago by whoever made it due
+            if sent is None and fence == 0:  # its message was sent a moment ago by whoever made it due
                 await self._note(job_id, role, fence, now)
                 continue
-            sent_fence, sent_at = sent
+            # one held before it was first looked at, or queued anew after a pause, may be sent twice: that harms nobody
+            sent_fence, sent_at = sent or (0, now)
             lost_its_holder = fence > sent_fence
-            if lost_its_holder or (now - sent_at > PATIENCE and not await self._waiting(role)):
+            silence = now - sent_at
+            if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(role)):
                 log.info("sent_again", job_id=job_id, role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
                 await asyncio.to_thread(self._queue.send, job_id, role)

@@ -33,6 +33,7 @@ def _shorten(seconds: float) -> None:
     from meta_server import reaper
 
     reaper.PATIENCE *= part
+    reaper.LONGEST *= part
     reaper.Reaper.__init__.__kwdefaults__["every"] = reaper.EVERY * part  # type: ignore[index]
 
 

@@ -14,6 +14,7 @@ from meta_server.store import keys
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN
+from metering import leases
 from metering.ledger import Chunk
 from metering.scripts import connect
 
@@ -71,6 +72,33 @@ async def test_a_lost_holder_is_replaced_once(
     assert queue.sent == []
     await expire(redis, job, "acquire:a0")
     await one.round()
+    await one.round()
+    assert queue.sent == ["acquire:a0"]
+
+
+async def test_a_job_whose_worker_vanished_is_sent_again_within_90_seconds(
+    one: Reaper, store: JobStore, queue: FakeQueue, redis: Redis, job: Job
+) -> None:
+    """Also when it was taken before the reaper first looked: the round after its lease has ended sends it."""
+    assert leases.SECONDS + 2 * reaper.EVERY <= 90
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.begin(job.id, lease)
+    await one.round()
+    assert queue.sent == []
+    await expire(redis, job, "acquire:a0")
+    await one.round()
+    assert queue.sent == ["acquire:a0"]
+
+
+async def test_a_message_that_died_with_its_worker_is_sent_again_although_others_wait(
+    one: Reaper, queue: FakeQueue, redis: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await redis.rpush("acquire", "another message")
+    await one.round()
+    await one.round()
+    assert queue.sent == []
+    monkeypatch.setattr(reaper, "LONGEST", -1.0)
     await one.round()
     assert queue.sent == ["acquire:a0"]
 
