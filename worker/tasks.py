@@ -13,7 +13,8 @@ from celery import Celery
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, Queue
+from contracts.problems import ProblemError
+from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK, Queue
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
@@ -25,6 +26,7 @@ from worker.role import Work, work_on
 from worker.settings import Settings
 from worker.stopping import Stopping
 from worker.watch import Stopped, Why
+from worker.webhooks import notify
 
 AWAY_SECONDS = 1.0  # before a task that Redis failed is put back: if that is possible, Redis is there again
 
@@ -82,6 +84,18 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     @app.task(name=ACQUIRE_TASK)
     def acquire_api(job_id: str, api_id: str) -> None:
         run(job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
+
+    async def _notify(job_id: str) -> None:
+        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
+            await notify(context, job_id)
+
+    @app.task(name=NOTIFY_TASK)
+    def tell_webhook(job_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job_id):
+            try:
+                loop.run(_notify(job_id))
+            except (ProblemError, LeaseLost, StoreUnavailable) as error:
+                log.warning("not_notified", cause=str(error))  # the reaper sends it again
 
     @app.task(name=LEARN_TASK)
     def learn(job_id: str) -> None:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from contracts.access import DEFAULT_TENANT
 from contracts.jobs import (
     ENDED,
+    MASKED,
     MOVES,
     ApiProgress,
     Event,
@@ -25,6 +26,7 @@ from contracts.jobs import (
     JobStatus,
     MetricPage,
     Phase,
+    Webhook,
 )
 from contracts.meta_models import MetaModel
 from contracts.money import micro
@@ -43,6 +45,7 @@ HEARTBEAT_SECONDS = 10.0
 EVENTS_KEPT = 20_000  # of one job
 POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
+WEBHOOK = "webhook"  # under which its secret is sealed, beside the APIs' keys
 UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
 
 
@@ -79,6 +82,10 @@ class JobStore:
         api_ids = [f"a{index}" for index in range(len(request.apis))]
         with_key = [(api_id, api.api_key) for api_id, api in zip(api_ids, request.apis, strict=True)]
         api_keys = {api_id: key.get_secret_value() for api_id, key in with_key if key is not None}
+        if request.webhook is not None:
+            api_keys[WEBHOOK] = _secret_of(request.webhook)
+            with store_errors():
+                await self._redis.sadd(keys.WEBHOOKS, job_id)  # first: a job that is listed and not made is struck off
         record = {**_found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
         apis = {
             api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
@@ -195,7 +202,7 @@ class JobStore:
 
         Raises `ProblemError` (`not-found`; `conflict` while it has not ended), `StoreUnavailable`.
         """
-        others = [keys.job(job_id, part) for part in ("holds", "settled", "sent")]
+        others = [keys.job(job_id, part) for part in ("holds", "settled", "sent", "webhook")]
         with store_errors():
             tenant = await self._redis.hget(keys.job(job_id, "record"), "tenant")
         places = keys.records(job_id, DEFAULT_TENANT if tenant is None else tenant.decode())
@@ -292,6 +299,8 @@ class JobStore:
         """What the reaper noted of messages sent: they belong to the time before the job was queued again."""
         with store_errors():
             await self._redis.delete(keys.job(job_id, "sent"))
+            if (await self.load(job_id)).request.webhook is not None:
+                await self._redis.sadd(keys.WEBHOOKS, job_id)  # it has news again
 
     async def events(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
         """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
@@ -524,6 +533,15 @@ def _found_by(request: JobRequest) -> dict[str, str]:
     return {"request": request.model_dump_json(), "name": request.name or "", "tags": json.dumps(request.tags)}
 
 
+def _secret_of(webhook: Webhook) -> str:
+    """The secret that signs. Raises `ProblemError` (`invalid-request`) for one that was read back from the service."""
+    secret = webhook.secret.get_secret_value()
+    if secret == MASKED:
+        fault = Fault(field="webhook.secret", message="is masked: send the secret itself")
+        raise ProblemError("invalid-request", "1 fault; nothing was done", errors=[fault])
+    return secret
+
+
 def _budget(request: JobRequest) -> dict[str, str]:
     """The limits and prices of a request as its ledger takes them."""
     budget = request.budget
@@ -560,6 +578,8 @@ def _canonical(request: JobRequest) -> bytes:
     body = request.model_dump(mode="json")
     for told, api in zip(body["apis"], request.apis, strict=True):
         told["api_key"] = api.api_key and api.api_key.get_secret_value()
+    if request.webhook is not None:
+        body["webhook"]["secret"] = request.webhook.secret.get_secret_value()
     return json.dumps(body, sort_keys=True).encode()
 
 

@@ -7,6 +7,7 @@ from metering.records import RecordKeys
 PREFIX = "mz"
 JOBS = f"{PREFIX}:jobs"  # sorted set: every job id of the default tenant; ids sort by time
 TENANTS = f"{PREFIX}:tenant:"  # + tenant: hash of its quota; `:day:` and the day: images it sent on it
+WEBHOOKS = f"{PREFIX}:webhooks"  # set: jobs whose webhook is yet to be told something
 ACCESS_KEYS = f"{PREFIX}:access-keys"  # set: ids of keys of the server
 AUDIT = f"{PREFIX}:audit"  # stream: what callers asked for
 OPEN_JOBS = f"{PREFIX}:jobs:open"  # set: jobs with work or open holds left; the reaper's list
@@ -20,7 +21,7 @@ LEARNERS = f"{PREFIX}:learners"  # hash: learner -> the data sets it can open an
 
 
 def job(job_id: str, part: str) -> str:
-    """Parts: record, budget, apis, leases, holds, settled, events, sent."""
+    """Parts: record, budget, apis, leases, holds, settled, events, sent, webhook."""
     return f"{PREFIX}:job:{job_id}:{part}"
 
 

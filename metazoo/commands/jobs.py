@@ -64,6 +64,10 @@ def submit(
     split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of the evaluation.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same job.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="URL to be told what becomes of the job.")] = None,
+    webhook_secret_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable that holds its secret, whsec_….")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submitting again under one key makes no second job.")
     ] = None,
@@ -84,6 +88,10 @@ def submit(
     _put(document, "method", name=method, **_options(option or []))
     _put(document, "meta_model", backbone=backbone, width=width)
     _put(document, "evaluation", dataset=dataset, split=split, episodes=episodes)
+    if webhook is not None:
+        if webhook_secret_env is None:
+            fail("--webhook needs --webhook-secret-env: what is sent is signed", USAGE)
+        document["webhook"] = {"url": webhook, "secret": secret_from(webhook_secret_env)}
     given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed}
     document |= {field: value for field, value in given.items() if value is not None}
     with connected(url, api_key_env, ready_file) as metazoo:

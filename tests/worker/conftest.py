@@ -19,6 +19,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Announcement, Learners
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN, acquire_role
+from meta_server.store.webhooks import Webhooks
 from metering.scripts import connect
 from worker.acquire import acquire
 from worker.context import Context
@@ -222,6 +223,7 @@ async def world(redis_url: str, anyio_backend: str, tmp_path: Path) -> AsyncIter
     await learners.announce("l", Announcement(classes={"glyphs": {"val": 30}}, missing={"cifar-fs": "looked in /data"}))
     context = Context(
         store=JobStore(redis, secrets=Secrets(Secrets.generate())),
+        webhooks=Webhooks(redis),
         learners=learners,
         artifacts=Artifacts(str(tmp_path / "artifacts")),
         queue=queue,  # type: ignore[arg-type]
