@@ -43,6 +43,7 @@ def create_app(
     )
     app.include_router(routes.v2)
     app.include_router(routes.files)
+    app.include_router(routes.weights)
     app.include_router(routes.keys)
     app.include_router(admin.router)
     errors.install(app)

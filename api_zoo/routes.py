@@ -4,7 +4,7 @@ Who calls, which models there are and what answering uses are the dependencies `
 `services`: a server that hosts other models than a folder's overrides them, and shares the rest.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -151,6 +151,7 @@ def refuse_encoding(request: Request) -> None:
 
 v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 files = APIRouter(prefix="/v1", tags=["Image files"])
+weights = APIRouter(prefix="/v1", tags=["Weights"])
 keys = APIRouter(prefix="/v1", tags=["Keys"])
 
 
@@ -301,16 +302,27 @@ async def _infer(
     return await answer(services, caller.id, model, body, header_length=header_length, idempotency_key=idempotency_key)
 
 
-async def _infer_at_once(request: Request) -> Response:
-    """What `infer` does for a zoo of its own. Solving dependencies takes longer than computing a small answer, and asking
-    Redis how the key stands is left to the gate, which does so when it charges.
-    """
+Asking = tuple[Services, Caller | Key, Model]
+"""Who asks which model, and what answering uses."""
+
+
+async def asking(request: Request) -> Asking:
+    """What `infer` is given for a folder's models. How the key stands is left to the gate, which looks when it charges."""
     zoo = services(request)
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     caller = await zoo.keyring.recognise(secret) if scheme.lower() == "bearer" else None
     if caller is None:
         raise unauthorised(SEND_A_KEY)
-    model = found(zoo, caller, request.path_params["model"])
+    return zoo, caller, found(zoo, caller, request.path_params["model"])
+
+
+async def _infer_at_once(request: Request) -> Response:
+    """What `infer` does. Solving dependencies would take longer than computing a small answer.
+
+    A server that hosts other models puts its own `asking` into `app.state.asking`.
+    """
+    own: Callable[[Request], Awaitable[Asking]] = getattr(request.app.state, "asking", asking)
+    zoo, caller, model = await own(request)
     idempotency_key = request.headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= LONGEST_KEY:
         fault = Fault(field="idempotency-key", message=f"must have 1 to {LONGEST_KEY} characters")
@@ -319,15 +331,10 @@ async def _infer_at_once(request: Request) -> Response:
 
 
 class _InferRoute(APIRoute):
-    """Described by the signature of `infer`, and called past it unless its dependencies were replaced."""
+    """Described by the signature of `infer`, and called past it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        generally = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            return await (generally if request.app.dependency_overrides else _infer_at_once)(request)
-
-        return handle
+        return _infer_at_once
 
 
 v2.add_api_route(
@@ -376,7 +383,7 @@ _WEIGHTS: Responses = {
 }
 
 
-@files.get(
+@weights.get(
     "/models/{model}/weights",
     summary="A model's weights, where its host publishes them",
     response_class=Response,

@@ -30,8 +30,8 @@ def parse_policy(policy: str) -> tuple[str, int]:
 class Normalisation(Record):
     """What a teacher subtracts and divides by, per channel, after scaling to [0, 1]."""
 
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
+    mean: tuple[float, float, float] = Field(description="Subtracted.")
+    std: tuple[Positive, Positive, Positive] = Field(description="Divided by, then.")
 
 
 Side = Annotated[int, Field(ge=1, le=1024)]
@@ -49,7 +49,7 @@ class Network(Record):
     width: int = Field(32, ge=1, le=512, description="Channels of the first block; nothing in other formats.")
     conv_bias: bool = Field(False, description="Conv4 with a bias before each batch norm.")
     input: tuple[Literal[3], Side, Side] = Field((3, 32, 32), description="(channels, height, width).")
-    normalise: Normalisation
+    normalise: Normalisation = Field(description="What images become first.")
     answers: Literal["logits", "probabilities"] = Field("logits", description="What the file computes.")
 
     @property

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Path
+from fastapi import Depends, FastAPI, Path, Request
 
 from api_zoo import routes as zoo
 from api_zoo.inference import Model
 from api_zoo.services import Services as Hosting
 from contracts.zoo import Key
 from meta_server.routes.access import CallerDep, ServicesDep, owned
+from meta_server.routes.access import services as opened
 from meta_server.routes.description import problems
 from meta_server.store.adapted_models import Served
 
@@ -58,10 +59,19 @@ async def names_of(services: ServicesDep, caller: CallerDep) -> list[str]:
     return [model.id for model in page.items]
 
 
+async def asking(request: Request) -> zoo.Asking:
+    """The same for `infer`, which solves no dependencies: replaced ones are analysed anew at each request."""
+    services = opened(request)
+    await owned(request, services)
+    found = await services.adapted_models.served(request.path_params["model"])
+    return services.hosting, key_of(found), await services.serving.hosted(found)
+
+
 def install(app: FastAPI) -> None:
     """Let `app` answer at `/v2`, and take image files at `/v1/models/{model}/classify`, as a zoo does."""
     for router in (zoo.v2, zoo.files):
         app.include_router(router, dependencies=[Depends(owned)], responses=problems(410, 422, 500))
+    app.state.asking = asking
     app.dependency_overrides |= {
         zoo.services: hosting,
         zoo.key_of: key_of,

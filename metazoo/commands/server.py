@@ -21,6 +21,7 @@ def server(
     """Serve jobs and meta-models over REST. Settings come from the environment (docs/operations.md)."""
     if context.invoked_subcommand is not None:
         return
+    import torch
     import uvicorn
 
     from meta_server.app import create_app
@@ -28,6 +29,7 @@ def server(
     from metazoo import logs
 
     logs.configure()
+    torch.set_num_threads(1)  # requests run beside each other, each on one core
     uvicorn.run(create_app(Settings()), host=host, port=port, log_config=None, timeout_graceful_shutdown=5)
 
 
