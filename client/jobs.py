@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from client import _retry
 from client._flow import AsyncDriver, Driver, Flow, Pause, Request, call, retried
 from client.errors import InvalidAnswer, JobFailed, MetazooError, TimedOut
+from contracts.estimates import Estimate
 from contracts.jobs import (
     ENDED,
     MOVES,
@@ -53,6 +54,16 @@ class Jobs:
         `InvalidRequest` with every fault by field.
         """
         return self._driver.call(_create(request, idempotency_key), Job)
+
+    def estimate(self, request: JobRequest | Mapping[str, Any]) -> Estimate:
+        """What a job would come to: queries, cost and expected accuracy. Nothing is stored, asked or spent.
+
+            told = metazoo.jobs.estimate({"apis": [{"url": url, "price_per_1k": "1.50"}], "budget": {"queries": 5000}})
+            print(told.queries, told.cost, told.accuracy)
+
+        Raises `InvalidRequest` with every fault by field.
+        """
+        return self._driver.call(_estimate(request), Estimate)
 
     def retrieve(self, job_id: str) -> Job:
         """The job as it is now. Raises `NotFound`."""
@@ -184,6 +195,10 @@ class AsyncJobs:
     async def create(self, request: JobRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Start a job; see `Jobs.create`."""
         return await self._driver.call(_create(request, idempotency_key), Job)
+
+    async def estimate(self, request: JobRequest | Mapping[str, Any]) -> Estimate:
+        """What a job would come to; see `Jobs.estimate`."""
+        return await self._driver.call(_estimate(request), Estimate)
 
     async def retrieve(self, job_id: str) -> Job:
         """The job as it is now. Raises `NotFound`."""
@@ -366,6 +381,11 @@ def _move(job_id: str, move: str) -> Request:
 def _create(request: JobRequest | Mapping[str, Any], idempotency_key: str | None) -> Request:
     headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
     return Request("POST", "/v1/jobs", headers=headers, content=json.dumps(request, default=_revealed).encode())
+
+
+def _estimate(request: JobRequest | Mapping[str, Any]) -> Request:
+    content = json.dumps(request, default=_revealed).encode()
+    return Request("POST", "/v1/jobs/estimate", headers={"Content-Type": "application/json"}, content=content)
 
 
 def _revealed(value: object) -> Any:

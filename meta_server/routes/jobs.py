@@ -5,8 +5,10 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 
+from contracts.estimates import Estimate
 from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
 from meta_server import events
+from meta_server.estimates import estimate
 from meta_server.planning import pinned
 from meta_server.routes.access import CallerDep, ServicesDep
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
@@ -50,6 +52,12 @@ async def create_job(
         after_answering.add_task(services.enqueue, job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
+
+
+@router.post("/estimate", responses=problems(400, 413, 415))
+async def estimate_job(request: JobRequest) -> Estimate:
+    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is stored or asked."""
+    return await to_thread.run_sync(estimate, request)
 
 
 @router.get("")

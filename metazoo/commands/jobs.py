@@ -104,6 +104,31 @@ def submit(
         _watch(metazoo, job.id, as_json=as_json)
 
 
+@app.command()
+def estimate(
+    file: Annotated[str, typer.Argument(help="The job as JSON, `-` for standard input.")],
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is asked or spent."""
+    with connected(url, api_key_env, ready_file) as metazoo:
+        told = metazoo.jobs.estimate(_read_document(file))
+    if as_json:
+        typer.echo(told.model_dump_json())
+        return
+    cost = "unknown: give each API a price_per_1k" if told.cost is None else f"{told.cost} {told.currency} at most"
+    typer.echo(f"images  {told.queries} to {len(told.per_api)} APIs\ncost    {cost}")
+    if told.accuracy is None:
+        typer.echo("accuracy: nothing like this job was measured")
+        return
+    for shots, low in told.accuracy.low.items():
+        high, untrained = told.accuracy.high[shots], told.accuracy.untrained[shots]
+        typer.echo(f"{shots}-shot  {low} to {high} % (untrained {untrained} %)")
+    typer.echo(f"as measured on {told.accuracy.measured_on}")
+
+
 @app.command("list")
 def list_jobs(
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,

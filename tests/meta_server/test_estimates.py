@@ -1,0 +1,70 @@
+"""What a job would come to, against the plan that the worker carries out and the numbers that were measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.jobs import JobRequest
+from meta_server.estimates import estimate, expected
+from worker.queries import plan_of
+
+MEASURED = json.loads((Path(__file__).parent.parent.parent / "benchmarks/results/methods.json").read_text())
+
+
+def job(**changes: Any) -> JobRequest:
+    apis = [
+        {"url": f"http://api{n}.test/v2/models/m", "price_per_1k": price} for n, price in enumerate(["1.5", "0.001"])
+    ]
+    return JobRequest.model_validate({"apis": apis, "budget": {"queries": 1001, "currency": "EUR"}, **changes})
+
+
+def test_it_tells_what_is_planned_and_what_that_costs() -> None:
+    told, planned = estimate(job()), plan_of(job()).assigned
+    assert [one.queries for one in told.per_api.values()] == [len(indices) for indices in planned]
+    assert told.queries == sum(len(indices) for indices in planned) <= 1001
+    assert (told.per_api["a0"].cost, told.per_api["a1"].cost, told.cost, told.currency) == (
+        "0.75",
+        "0.0005",
+        "0.7505",
+        "EUR",
+    )
+
+
+def test_it_costs_no_more_than_the_budget_and_nothing_is_guessed() -> None:
+    capped = estimate(job(budget={"queries": 1000, "cost": "0.10"}))
+    assert capped.cost == "0.10"
+    apis = [{"url": "http://a.test/v2/models/m"}, {"url": "http://b.test/v2/models/m", "price_per_1k": "1"}]
+    unpriced = estimate(job(apis=apis))
+    assert unpriced.cost is None
+    assert unpriced.per_api["a1"].cost == "0.50"
+    huge = estimate(job(budget={"queries": 10**9}))
+    assert huge.queries == 10**9
+
+
+def test_accuracy_is_what_was_measured_and_lies_between_in_between() -> None:
+    rows = MEASURED["methods"]["pqd"]
+    for queries, row in ((int(name), row) for name, row in rows.items()):
+        told = expected("pqd", queries)
+        assert told is not None
+        assert told.low["1"] < row["1shot"] < told.high["1"]
+    few, between, many = (expected("pqd", queries) for queries in (1280, 2560, 5120))
+    assert few is not None
+    assert between is not None
+    assert many is not None
+    assert few.low["5"] < between.low["5"] < many.low["5"]
+    assert expected("pqd", 10**8) == expected("pqd", max(map(int, rows)))
+    assert expected("pqd", 10) is None
+    assert expected("purer", 5120) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.redis
+async def test_the_route_tells_it_and_stores_nothing(http: httpx.AsyncClient, request_body: Any) -> None:
+    told = await http.post("/v1/jobs/estimate", json=request_body)
+    assert (told.status_code, told.json()["queries"]) == (200, 100)
+    assert (await http.get("/v1/jobs")).json()["items"] == []
+    bad = await http.post("/v1/jobs/estimate", json=request_body | {"surprise": 1})
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "surprise")
