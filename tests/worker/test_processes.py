@@ -219,3 +219,21 @@ async def test_a_killed_worker_costs_a_lease_and_no_answer(
     await Reaper(store, queue, redis).round()
     ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 640
+
+
+async def test_a_job_is_paused_and_resumed_without_losing_an_answer(
+    store: JobStore, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
+) -> None:
+    served = serve(slow := api(idempotency=False), 0.2)  # a lost answer would be lost for good
+    start_worker("acquire", allow=served.host)
+    job, _ = await store.create(request_to(request_of, served, budget={"queries": 320}))
+    queue.submit(job)
+    await until(store, job.id, lambda job: job.budget.confirmed > 50)
+    await store.pause(job.id, reason="night")
+    paused = await until(store, job.id, lambda job: job.status == JobStatus.PAUSED, 40)
+    assert (paused.reason, paused.budget.reserved, paused.budget.unconfirmed) == ("night", 0, 0)
+    assert paused.budget.confirmed == slow.charged < 320
+    await store.resume(job.id)
+    queue.send_all(job.id, (await store.load(job.id)).due())
+    ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
+    assert ended.budget.confirmed == slow.charged == 320
