@@ -66,7 +66,6 @@ def test_every_route_of_the_contract_is_there(app: FastAPI) -> None:
         "GET /v2/models/{model}/ready",
         "POST /v2/models/{model}/infer",
         "POST /v1/models/{model}/classify",
-        "GET /v1/models/{model}/weights",
         "POST /admin/keys",
         "GET /admin/keys",
         "DELETE /admin/keys/{key_id}",
