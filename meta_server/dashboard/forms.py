@@ -10,6 +10,8 @@ _SCHEMA = JobRequest.model_json_schema()
 _LABELS = {
     "budget.queries": "Images in all",
     "budget.queries_per_api": "Images for each API",
+    "budget.cost": "Money in all",
+    "budget.seconds": "Seconds of asking",
     "meta_model.backbone": "Network",
     "evaluation.dataset": "Data set",
     "evaluation.split": "Classes",

@@ -1,14 +1,17 @@
 """How pages are made: the templates, and numbers, times and states as people read them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from contracts.access import Role
 from contracts.jobs import ENDED, ApiSpend, Job, Phase
 from meta_server.session import Sessions
 
@@ -47,8 +50,12 @@ def page(
     request: Request, template: str, *, status: int = 200, headers: dict[str, str] | None = None, **values: Any
 ) -> HTMLResponse:
     """The page that `template` makes of `values`."""
-    signed_in = _sessions(request).key(request) is not None
-    made = _templates.get_template(template).render(request=request, signed_in=signed_in, **values)
+    caller = getattr(request.state, "caller", None)
+    known = {
+        "signed_in": caller is not None or _sessions(request).key(request) is not None,
+        "may_change": caller is not None and caller.role is not Role.VIEWER,
+    }
+    made = _templates.get_template(template).render(request=request, **known, **values)
     return HTMLResponse(made, status, headers)
 
 
@@ -94,9 +101,23 @@ def ago(when: datetime) -> str:
     return "just now"
 
 
+def until(when: datetime) -> str:
+    """The time left, in its largest unit."""
+    seconds = (when - datetime.now(UTC)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"in {int(seconds // length)} {unit}"
+    return "in less than a minute"
+
+
 def clock(when: datetime) -> str:
     """A time in full."""
     return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def query(parts: Mapping[str, object]) -> str:
+    """What of `parts` is there, as the query of an address."""
+    return urlencode({name: value for name, value in parts.items() if value})
 
 
 def ended(job: Job) -> bool:
@@ -112,7 +133,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, percent=percent, duration=duration, ago=ago, clock=clock, points=points)
+    made.filters.update(
+        number=number, percent=percent, duration=duration, ago=ago, clock=clock, points=points, until=until, query=query
+    )
     made.globals.update(
         static=STATIC_PATH,
         phases=PHASE_NAMES,

@@ -34,7 +34,9 @@ async def begin_session(
         raise ProblemError("forbidden", "sign in on this server's own page")
     try:
         await caller_of(request, key.strip() or None)
-    except ProblemError:
+    except ProblemError as error:
+        if error.problem.status != 401:
+            raise
         fault = "This is not a key of this server." if key.strip() else "Enter the server's key."
         return page(request, "sign_in.html", status=401, to=_own_path(to), fault=fault)
     response = RedirectResponse(_own_path(to), 303)
@@ -59,10 +61,13 @@ async def jobs(
     caller: CallerDep,
     after: After = None,
     status: Annotated[JobStatus | None, Query()] = None,
+    tag: Annotated[str | None, Query(max_length=63)] = None,
+    name: Annotated[str | None, Query(max_length=120)] = None,
 ) -> Response:
     """Every job, newest first."""
-    listed = await services.jobs.list(tenant=caller.tenant, after=after, limit=PAGE, status=status)
-    return page(request, "jobs.html", jobs=listed.items, following=listed.next, chosen=status, first=after is None)
+    listed = await services.jobs.list(tenant=caller.tenant, after=after, limit=PAGE, status=status, tag=tag, name=name)
+    shown = {"status": status, "tag": tag, "name": name}
+    return page(request, "jobs.html", jobs=listed.items, following=listed.next, first=after is None, shown=shown)
 
 
 @own.get("/jobs")
@@ -98,9 +103,14 @@ async def meta_models(request: Request, services: ServicesDep, caller: CallerDep
 
 
 @own.get("/meta-models/{meta_model_id}")
-async def meta_model(request: Request, meta_model_id: str, services: ServicesDep) -> Response:
+async def meta_model(request: Request, meta_model_id: str, services: ServicesDep, caller: CallerDep) -> Response:
     """One meta-model: its card, its files, and a place to try it."""
-    return page(request, "meta_model.html", model=await services.meta_models.get(meta_model_id))
+    model = await services.meta_models.get(meta_model_id)
+    served = await services.adapted_models.list(tenant=caller.tenant, limit=100)
+    adapted = [each for each in served.items if each.meta_model == model.id]
+    known = (await services.meta_models.list(tenant=caller.tenant, limit=100)).items
+    others = [other for other in known if other.id != model.id and other.input_shape == model.input_shape]
+    return page(request, "meta_model.html", model=model, adapted=adapted, others=others)
 
 
 router.include_router(own)

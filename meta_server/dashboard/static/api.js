@@ -9,10 +9,11 @@ export class Refused extends Error {
   }
 }
 
-/** The answer's JSON. Throws `Refused`. */
+/** The answer's JSON; `body` is sent as JSON, or as it is if it is a form. Throws `Refused`. */
 export async function call(method, path, body, headers = {}) {
   const options = { method, headers: { Accept: "application/json", ...headers } };
-  if (body !== undefined) {
+  if (body instanceof FormData) options.body = body;
+  else if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
@@ -23,6 +24,7 @@ export async function call(method, path, body, headers = {}) {
     throw new Refused({ detail: "the server cannot be reached: try again", status: 0 });
   }
   if (response.status === 401) location.assign(`/sign-in?to=${encodeURIComponent(location.pathname)}`);
+  if (response.status === 204) return null;
   const answer = await response.json().catch(() => ({ detail: `the server answered ${response.status}`, status: response.status }));
   if (!response.ok) throw new Refused(answer);
   return answer;
@@ -46,4 +48,37 @@ export function element(name, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
+}
+
+/** Every fault beside its field; those of no field of the form in a sentence. Focus goes to the first. */
+export function showFaults(form, { message, faults }) {
+  clearFaults(form);
+  const homeless = [];
+  for (const [path, text] of Object.entries(faults)) {
+    const shown = [...form.elements].filter((input) => input.name && !input.closest("[hidden]"));
+    const input = shown.find(({ name }) => name === path || path.startsWith(`${name}.`));
+    if (!input) {
+      homeless.push(`${path}: ${text}`);
+      continue;
+    }
+    const id = `fault-${path.replaceAll(".", "-")}`;
+    input.setAttribute("aria-invalid", "true");
+    input.dataset.described = input.getAttribute("aria-describedby") || "";
+    input.setAttribute("aria-describedby", `${id} ${input.dataset.described}`.trim());
+    input.closest(".field").append(element("p", { class: "fault", id }, text));
+    input.closest("details")?.setAttribute("open", "");
+  }
+  tell([message, ...homeless].join(" "), true);
+  form.querySelector("[aria-invalid]")?.focus();
+}
+
+/** As if nothing had been refused. */
+export function clearFaults(form) {
+  for (const fault of form.querySelectorAll(".field .fault")) fault.remove();
+  for (const input of form.querySelectorAll("[aria-invalid]")) {
+    input.removeAttribute("aria-invalid");
+    if (input.dataset.described) input.setAttribute("aria-describedby", input.dataset.described);
+    else input.removeAttribute("aria-describedby");
+  }
+  tell("");
 }

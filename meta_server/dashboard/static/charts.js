@@ -12,21 +12,26 @@ const colour = (name) => {
   return found;
 };
 
-/** The curves of one element: `add` values by step, `draw` what was added. */
+const IS_ACCURACY = /accuracy/;
+const NO_CURVE = new Set(["queries", "harder"]); // counts and switches
+
+/** Curves of losses and, where a method tells one, of accuracy: `add` values by step, `draw` what was added. */
 export class Curves {
-  #place;
+  #losses;
+  #accuracy;
   #series = new Map();
   #added = false;
 
-  constructor(place) {
-    this.#place = place;
+  constructor(losses, accuracy) {
+    this.#losses = losses;
+    this.#accuracy = accuracy;
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(true));
   }
 
   /** Values of every metric at a step. */
   add({ step, steps, ...values }) {
     for (const [name, value] of Object.entries(values)) {
-      if (typeof value !== "number") continue;
+      if (typeof value !== "number" || NO_CURVE.has(name)) continue;
       if (!this.#series.has(name)) this.#series.set(name, { x: [], y: [] });
       const series = this.#series.get(name);
       if (series.x.length && step <= series.x.at(-1)) series.x.length = series.y.length = 0; // training began anew
@@ -43,9 +48,17 @@ export class Curves {
   draw(anyway = false) {
     if (!window.Plotly || !this.#series.size || !(this.#added || anyway)) return;
     this.#added = false;
-    this.#place.querySelector(".chart-empty")?.remove();
+    const named = [...this.#series];
+    this.#plot(this.#losses, named.filter(([name]) => !IS_ACCURACY.test(name)));
+    this.#plot(this.#accuracy, named.filter(([name]) => IS_ACCURACY.test(name)));
+  }
+
+  #plot(place, series) {
+    if (!series.length) return;
+    place.hidden = false;
+    place.querySelector(".chart-empty")?.remove();
     const inks = ["accent", "good", "warn", "muted"].map(colour);
-    const traces = [...this.#series].map(([name, { x, y }], at) => ({
+    const traces = series.map(([name, { x, y }], at) => ({
       x, y, name, type: "scatter", mode: x.length === 1 ? "markers" : "lines", line: { color: inks[at % inks.length], width: 2 },
       hovertemplate: "%{y:.4g}",
     }));
@@ -58,6 +71,6 @@ export class Curves {
       legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
       hovermode: "x unified", hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line") }, showlegend: true,
     };
-    window.Plotly.react(this.#place, traces, layout, CONFIG);
+    window.Plotly.react(place, traces, layout, CONFIG);
   }
 }

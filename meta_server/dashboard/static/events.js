@@ -29,6 +29,7 @@ export function describe(event, previous) {
   if (type === "phase") return line(event, PHASES[data.phase] || data.phase);
   if (type === "api") return line(event, `${name(data.api)} ${API_STATES[data.state] || data.state}${data.reason ? `: ${data.reason}` : ""}`, data.state === "dropped" ? "bad" : "");
   if (type === "warning") return line(event, `${data.api ? `${name(data.api)}: ` : ""}${data.message}`, "warning");
+  if (type === "changed") return line(event, `Changed: ${Object.keys(data).join(", ")}`);
   if (type === "published") return line(event, `Published as ${data.meta_model}`);
   return null; // metrics and progress are drawn
 }

@@ -1,6 +1,6 @@
 // The form that builds a job: the same JSON as over REST, and every fault beside its field.
 
-import { call, element, Refused, tell } from "./api.js";
+import { call, element, Refused, showFaults } from "./api.js";
 
 const form = document.getElementById("job");
 const apis = document.getElementById("apis");
@@ -60,8 +60,8 @@ const READ = {
 function body() {
   const job = { apis: [] };
   for (const row of apis.children) {
-    const [url, key] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
-    job.apis.push(key ? { url, api_key: key } : { url });
+    const parts = [...row.querySelectorAll("input")].map((input) => [input.dataset.part, input.value.trim()]);
+    job.apis.push(Object.fromEntries(parts.filter(([part, value]) => value || part === "url")));
   }
   const method = form.elements["method.name"].value;
   for (const input of form.querySelectorAll("[data-kind]")) {
@@ -85,37 +85,6 @@ function put(into, path, value) {
   const last = path.pop();
   for (const name of path) into = into[name] ??= {};
   into[last] = value;
-}
-
-/** Every fault beside its field; those of no field of the form, as a list. Focus goes to the first. */
-function show({ message, faults }) {
-  clear();
-  const homeless = [];
-  for (const [path, text] of Object.entries(faults)) {
-    const input = [...form.elements].find(({ name }) => name && (name === path || path.startsWith(`${name}.`)));
-    if (!input) {
-      homeless.push(`${path}: ${text}`);
-      continue;
-    }
-    const id = `fault-${path.replaceAll(".", "-")}`;
-    input.setAttribute("aria-invalid", "true");
-    input.dataset.described = input.getAttribute("aria-describedby") || "";
-    input.setAttribute("aria-describedby", `${id} ${input.dataset.described}`.trim());
-    input.closest(".field").append(element("p", { class: "fault", id }, text));
-    input.closest("details")?.setAttribute("open", "");
-  }
-  tell([message, ...homeless].join(" "), true);
-  form.querySelector("[aria-invalid]")?.focus();
-}
-
-function clear() {
-  for (const fault of form.querySelectorAll(".field .fault")) fault.remove();
-  for (const input of form.querySelectorAll("[aria-invalid]")) {
-    input.removeAttribute("aria-invalid");
-    if (input.dataset.described) input.setAttribute("aria-describedby", input.dataset.described);
-    else input.removeAttribute("aria-describedby");
-  }
-  tell("");
 }
 
 function renew() {
@@ -142,7 +111,7 @@ form.addEventListener("submit", async (event) => {
     location.assign(`/jobs/${job.id}`);
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
-    show(refused);
+    showFaults(form, refused);
     start.disabled = false;
   }
 });

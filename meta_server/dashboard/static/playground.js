@@ -1,7 +1,10 @@
 // The playground: a few labelled images of each class, others to label, and what the meta-model makes of them.
 
 import { call, element, Refused, tell } from "./api.js";
+import { refresh } from "./live.js";
 
+const BATCH = 16; // images asked about at once
+const TTL = 3600; // seconds for which the adapted model is served
 const MOST_BYTES = 40 * 2 ** 20; // of all images together; base64 makes them a third larger
 const START_NAMES = ["Class A", "Class B"];
 
@@ -9,9 +12,11 @@ const playground = document.getElementById("playground");
 const classes = document.getElementById("classes");
 const template = document.getElementById("class-template");
 const query = document.getElementById("query");
-const button = document.getElementById("predict");
+const method = document.getElementById("method");
+const button = document.getElementById("adapt");
 const predictions = document.getElementById("predictions");
 const images = new Map(); // a thumbnail's <li> -> its File
+let adapted = null; // the adapted model that answers
 
 function addClass(name) {
   const made = template.content.cloneNode(true).firstElementChild;
@@ -49,18 +54,21 @@ function accept(area) {
 }
 
 function addFiles(area, files) {
+  const added = [];
   for (const file of files) {
     const picture = element("img", { alt: file.name, src: URL.createObjectURL(file) });
     const remove = element("button", { type: "button", "aria-label": `Remove ${file.name}` }, "×");
     const thumb = element("li", {}, picture, remove);
     remove.addEventListener("click", () => {
-      URL.revokeObjectURL(picture.src);
       images.delete(thumb);
       thumb.remove();
     });
     images.set(thumb, file);
     area.querySelector(".thumbs").append(thumb);
+    added.push(thumb);
   }
+  if (area === query) ask(added);
+  else if (adapted) tell("The examples changed: adapt again to use them.");
 }
 
 const thumbsOf = (area) => [...area.querySelectorAll(".thumbs li")];
@@ -73,75 +81,138 @@ async function base64(file) {
 }
 
 /** What is missing before anything can be learned, as a sentence; null when nothing is. */
-function missing(groups, asked) {
+function missing(groups) {
   const names = groups.map(({ name }) => name);
   if (groups.length < 2) return "Give at least two classes an image each.";
   if (names.some((name) => !name)) return "Give each class a name.";
   if (new Set(names).size < names.length) return "Two classes have the same name: give each its own.";
-  if (!asked.length) return "Add at least one image to ask about.";
-  const bytes = [...images.values()].reduce((sum, file) => sum + file.size, 0);
+  const bytes = groups.flatMap(({ thumbs }) => thumbs).reduce((sum, thumb) => sum + images.get(thumb).size, 0);
   if (bytes > MOST_BYTES) return "These are more than 40 MB of images: use fewer or smaller ones.";
   return null;
 }
 
-async function predict() {
-  for (const thumb of images.keys()) thumb.removeAttribute("data-fault");
+async function adapt() {
   const groups = [...classes.children]
     .map((area) => ({ name: area.querySelector(".class-name").value.trim(), thumbs: thumbsOf(area) }))
     .filter(({ thumbs }) => thumbs.length);
-  const asked = thumbsOf(query);
-  const fault = missing(groups, asked);
+  const fault = missing(groups);
   if (fault) return tell(fault, true);
   const shown = groups.flatMap(({ name, thumbs }) => thumbs.map((thumb) => ({ name, thumb })));
-  button.disabled = true;
-  tell("Learning…");
+  const support = { images: await Promise.all(shown.map(({ thumb }) => base64(images.get(thumb)))), labels: shown.map(({ name }) => name) };
+  tell("Adapting…");
   const began = performance.now();
   try {
-    const read = (thumb) => base64(images.get(thumb));
-    const answer = await call("POST", `/v1/meta-models/${playground.dataset.model}/predict`, {
-      support: { images: await Promise.all(shown.map(({ thumb }) => read(thumb))), labels: shown.map(({ name }) => name) },
-      query: await Promise.all(asked.map(read)),
-    });
-    predictions.replaceChildren(...answer.predictions.map((prediction, at) => card(asked[at], prediction)));
-    const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    tell(`Learned ${groups.length} classes from ${shown.length} images and labelled ${asked.length} in ${seconds} s.`);
+    adapted = await call("POST", `/v1/meta-models/${playground.dataset.model}/adapt`, { support, method: method.value, ttl: TTL });
   } catch (refused) {
-    if (!(refused instanceof Refused)) throw refused;
-    tell(mark(refused, shown.map(({ thumb }) => thumb), asked), true);
-  } finally {
-    button.disabled = false;
+    return refuse(refused, "support.images", shown.map(({ thumb }) => thumb));
+  }
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  tell(`Learned ${groups.length} classes from ${shown.length} image${shown.length === 1 ? "" : "s"} in ${seconds} s. ${thumbsOf(query).length ? "" : "Now ask it about others."}`.trim());
+  predictions.replaceChildren();
+  await ask(thumbsOf(query));
+  await refresh().catch(() => {});
+}
+
+/** Have the adapted model label images, a few at a time. */
+async function ask(thumbs) {
+  for (let at = 0; adapted && at < thumbs.length; at += BATCH) {
+    const some = thumbs.slice(at, at + BATCH);
+    const form = new FormData();
+    for (const thumb of some) form.append("files", images.get(thumb));
+    try {
+      const answers = await call("POST", `/v1/models/${adapted.id}/classify`, form);
+      predictions.append(...answers.map((scores, index) => card(some[index], scores)));
+    } catch (refused) {
+      return refuse(refused, "files", some);
+    }
   }
 }
 
-/** Mark the images that were refused; what to say. */
-function mark(refused, shown, asked) {
-  const faults = Object.entries(refused.faults);
-  for (const [field, message] of faults) {
-    const [, area, index] = field.match(/^(support\.images|query)\.(\d+)$/) || [];
-    const thumb = area && (area === "query" ? asked : shown)[Number(index)];
+/** Say why, and mark the images that are at fault. */
+function refuse(refused, area, thumbs) {
+  if (!(refused instanceof Refused)) throw refused;
+  for (const [field, message] of Object.entries(refused.faults)) {
+    const thumb = field.startsWith(`${area}.`) ? thumbs[Number(field.slice(area.length + 1))] : null;
     if (!thumb) continue;
     thumb.dataset.fault = message;
     thumb.title = message;
   }
-  const names = faults.map(([, message]) => message);
-  return names.length ? `${refused.message} ${names[0]}` : refused.message;
+  const [[field, message] = []] = Object.entries(refused.faults);
+  const file = field?.startsWith(`${area}.`) ? images.get(thumbs[Number(field.slice(area.length + 1))])?.name : null;
+  tell(message ? `${file || field}: ${message}` : refused.message, true);
 }
 
-function card(thumb, { label, probabilities }) {
+function card(thumb, scores) {
   const source = thumb.querySelector("img");
-  const rows = Object.entries(probabilities).sort(([, a], [, b]) => b - a).slice(0, 5);
   const list = element("ul", { class: "shares" });
-  for (const [name, probability] of rows) {
-    const bar = element("progress", { max: 1, value: probability, "aria-hidden": "true" });
-    list.append(element("li", {}, element("span", { title: name }, name), bar, element("span", { class: "n" }, `${(100 * probability).toFixed(1)} %`)));
+  for (const { label, score } of scores.slice(0, 5)) {
+    const bar = element("progress", { max: 1, value: score, "aria-hidden": "true" });
+    list.append(element("li", {}, element("span", { title: label }, label), bar, element("span", { class: "n" }, `${(100 * score).toFixed(1)} %`)));
   }
-  return element("li", { class: "prediction" }, element("img", { src: source.src, alt: source.alt }), element("div", {}, element("strong", {}, label), list));
+  return element("li", { class: "prediction" }, element("img", { src: source.src, alt: source.alt }), element("div", {}, element("strong", {}, scores[0].label), list));
 }
 
+async function busy(control, work) {
+  control.disabled = true;
+  try {
+    await work();
+  } finally {
+    control.disabled = false;
+  }
+}
+
+const compare = document.getElementById("compare");
+compare?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const told = document.getElementById("compared");
+  told.textContent = "Measuring both…";
+  busy(compare.querySelector("button"), async () => {
+    try {
+      const evaluation = { shots: [1, 5], episodes: 100 };
+      const pair = { first: compare.elements.second.value, second: playground.dataset.model, evaluation };
+      const { difference } = await call("POST", "/v1/meta-models/compare", pair);
+      const parts = Object.entries(difference.accuracy).map(([shots, points]) => `${points >= 0 ? "+" : "−"}${Math.abs(points).toFixed(1)} ± ${difference.interval[shots].toFixed(1)} points with ${shots} shot${shots === "1" ? "" : "s"}`);
+      told.textContent = `This model against the other: ${parts.join(", ")} (100 episodes of glyphs val, 95 % interval of the paired differences).`;
+    } catch (refused) {
+      if (!(refused instanceof Refused)) throw refused;
+      told.textContent = [refused.message, ...Object.values(refused.faults)].join(" ");
+    }
+  });
+});
+const remove = document.getElementById("delete");
+remove.addEventListener("click", () => {
+  if (remove.dataset.asked !== "yes") {
+    remove.dataset.asked = "yes";
+    remove.textContent = "Really delete?";
+    return;
+  }
+  busy(remove, async () => {
+    try {
+      await call("DELETE", remove.dataset.modelDelete);
+      location.assign("/meta-models");
+    } catch (refused) {
+      refuse(refused, "", []);
+    }
+  });
+});
 START_NAMES.forEach(addClass);
 accept(query);
 document.getElementById("add-class").addEventListener("click", () => {
-  const made = addClass(`Class ${String.fromCharCode(65 + classes.childElementCount % 26)}`);
+  const made = addClass(`Class ${String.fromCharCode(65 + (classes.childElementCount % 26))}`);
   made.querySelector(".class-name").select();
 });
-button.addEventListener("click", predict);
+button.addEventListener("click", () => busy(button, adapt));
+document.addEventListener("click", (click) => {
+  const end = click.target.closest("[data-delete]");
+  if (!end) return;
+  busy(end, async () => {
+    try {
+      await call("DELETE", end.dataset.delete);
+      if (adapted && end.dataset.delete.endsWith(adapted.id)) adapted = null;
+      tell("It has ended and answers no more.");
+    } catch (refused) {
+      refuse(refused, "", []);
+    }
+    await refresh().catch(() => {});
+  });
+});

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.jobs import ApiProgress, JobRequest
+from contracts.jobs import ApiProgress
 from contracts.meta_models import MetaModel
 from meta_server.dashboard import forms
 from meta_server.dashboard.look import STATIC, STATIC_PATH
@@ -165,13 +165,15 @@ async def test_the_form_offers_what_a_job_may_say(http: httpx.AsyncClient, reque
     paths = ["budget", "meta_model", "evaluation", *(f"method.{name}" for name in forms.methods())]
     fields = [field for path in paths for field in forms.fields(path)]
     assert {field.path for field in fields} <= set(shown)
-    body: dict[str, Any] = {**request_body, "budget": dict(request_body["budget"])}
-    for field in fields:  # every default that the form shows is one that the server takes
-        if field.default is not None:
-            place, name = field.path.split(".")
-            body.setdefault(place, {})[name] = field.default
-    assert JobRequest.model_validate(body)
-    response = await http.post("/v1/jobs", json=body | {"budget": {"queries": 0}})
+    for method in forms.methods():  # every default that the form shows is one that the server takes
+        body: dict[str, Any] = {**request_body, "budget": dict(request_body["budget"]), "method": {"name": method}}
+        for field in [field for path in (*paths[:3], f"method.{method}") for field in forms.fields(path)]:
+            if field.default is not None:
+                place, name = field.path.split(".")
+                body.setdefault(place, {})[name] = field.default
+        faults = (await http.post("/v1/jobs", json=body)).json().get("errors", [])
+        assert [fault for fault in faults if fault["field"] != "method.gradients.source"] == []
+    response = await http.post("/v1/jobs", json=request_body | {"budget": {"queries": 0}})
     assert {fault["field"] for fault in response.json()["errors"]} <= set(shown)
 
 
@@ -187,3 +189,22 @@ def test_the_libraries_are_the_reviewed_ones(hatch_build: Any) -> None:
         if not file.exists():
             pytest.skip(f"{library.name} is not here: npm was not reachable when this was installed")
         assert hashlib.sha256(file.read_bytes()).hexdigest() == library.digest
+
+
+async def test_a_page_offers_what_its_caller_may_do_and_shows_its_tenant_alone(
+    http: httpx.AsyncClient, publish: Callable[..., Awaitable[MetaModel]], request_body: Any
+) -> None:
+    model = await publish()
+    job = (await http.post("/v1/jobs", json=request_body | {"name": "ours"})).json()["id"]
+    for tenant, role in (("default", "viewer"), ("other", "user")):
+        made = (await http.post("/admin/keys", json={"name": "k", "tenant": tenant, "role": role})).json()
+        headers = {"Authorization": f"Bearer {made['secret']}"} | HTML
+        pages = {path: (await http.get(path, headers=headers)).text for path in ("/", "/meta-models")}
+        assert ("ours" in pages["/"]) == (tenant == "default")
+        assert (model.id in pages["/meta-models"]) == (tenant == "default")
+        assert ("/jobs/new" in pages["/"]) == (role == "user")
+        for path in (f"/jobs/{job}", f"/meta-models/{model.id}"):
+            response = await http.get(path, headers=headers)
+            assert response.status_code == (200 if tenant == "default" else 404)
+            buttons = {text for tag, text in re.findall(r"<(button)[^>]*>([^<]*)", response.text)}
+            assert buttons <= {"Sign out"}, path

@@ -51,9 +51,9 @@ async def test_a_wrong_key_is_told_beside_the_field(browser: httpx.AsyncClient, 
     assert COOKIE not in response.cookies
 
 
-@pytest.mark.parametrize("to", ["https://evil.test/", "//evil.test/", "/\\evil.test", "evil", "/x\r\nSet-Cookie: a=b"])
-async def test_nobody_is_led_elsewhere(browser: httpx.AsyncClient, to: str) -> None:
-    assert (await sign_in(browser, to=to)).headers["location"] == "/"
+async def test_nobody_is_led_elsewhere(browser: httpx.AsyncClient) -> None:
+    for to in ("https://evil.test/", "//evil.test/", "/\\evil.test", "evil", "/x\r\nSet-Cookie: a=b"):
+        assert (await sign_in(browser, to=to)).headers["location"] == "/"
 
 
 async def test_pages_without_a_session_lead_to_sign_in_and_back(browser: httpx.AsyncClient) -> None:
@@ -62,29 +62,22 @@ async def test_pages_without_a_session_lead_to_sign_in_and_back(browser: httpx.A
     assert response.headers["location"].endswith("/sign-in?to=%2F%3Fstatus%3Dfailed")
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        (OWN, 202),
-        ({"Origin": "http://server.test"}, 202),
-        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://server.test"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),  # another port of this host sends the cookie too
-        ({"Origin": "http://server.test:8080"}, 403),
-        ({"Origin": "null"}, 403),
-        ({}, 403),
-    ],
-)
-async def test_other_sites_change_nothing(
-    browser: httpx.AsyncClient, request_body: Any, headers: dict[str, str], status: int
-) -> None:
+async def test_other_sites_change_nothing(browser: httpx.AsyncClient, request_body: Any) -> None:
     await sign_in(browser)
-    response = await browser.post("/v1/jobs", json=request_body, headers=headers)
-    assert response.status_code == status
-    if status == 403:
-        assert response.json()["type"] == f"{URN}forbidden"
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://server.test"},
+        {"Sec-Fetch-Site": "same-site"},  # another port of this host sends the cookie too
+        {"Origin": "http://server.test:8080"},
+        {"Origin": "null"},
+        {},
+    ):
+        response = await browser.post("/v1/jobs", json=request_body, headers=headers)
+        assert (response.status_code, response.json()["type"]) == (403, f"{URN}forbidden")
         assert (await browser.get("/v1/jobs")).json()["items"] == []
         assert (await browser.post("/sign-out", headers=headers | HTML)).status_code == 403
         assert (await browser.post("/sign-in", data={"key": API_KEY}, headers=headers | HTML)).status_code == 403
+    for headers in (OWN, {"Origin": "http://server.test"}):
+        assert (await browser.post("/v1/jobs", json=request_body, headers=headers)).status_code == 202
 
 
 async def test_a_bearer_key_needs_no_origin(http: httpx.AsyncClient, request_body: Any) -> None:
