@@ -31,6 +31,7 @@ def test_every_route_of_the_contract_is_there(app: FastAPI) -> None:
     assert {name for name, _ in operations(app)} == {
         "POST /v1/jobs",
         "GET /v1/jobs",
+        "POST /v1/jobs/estimate",
         "GET /v1/jobs/{job_id}",
         "PATCH /v1/jobs/{job_id}",
         "DELETE /v1/jobs/{job_id}",
