@@ -44,7 +44,7 @@ router = APIRouter(prefix="/admin/keys", tags=["Admin"], dependencies=[Depends(a
 KeyId = Annotated[str, Path(description="The key's id.", max_length=100)]
 
 
-@router.post("", status_code=201, summary="Make a key", responses=problems(401, 422, 503))
+@router.post("", status_code=201, summary="Make a key", responses=problems(400, 401, 415, 422, 503))
 async def create(services: ServicesDep, wanted: KeyRequest) -> NewKey:
     unknown = [model for model in wanted.models or [] if model not in services.models]
     if unknown:
@@ -76,7 +76,7 @@ async def usage(services: ServicesDep, key_id: KeyId) -> Usage:
         return await services.keyring.usage(key_id)
 
 
-@router.post("/{key_id}/top-up", summary="Raise a key's budget", responses=problems(401, 404, 409, 422, 503))
+@router.post("/{key_id}/top-up", summary="Raise a key's budget", responses=problems(400, 401, 404, 409, 415, 422, 503))
 async def top_up(services: ServicesDep, key_id: KeyId, wanted: TopUp) -> Key:
     try:
         with _known():

@@ -172,7 +172,7 @@ async def ready(services: ServicesDep) -> ReadyStatus:
     return ReadyStatus(ready=True)
 
 
-@v2.post("/repository/index", summary="The models that the key may use", responses=problems(401, 422, 503))
+@v2.post("/repository/index", summary="The models that the key may use", responses=problems(400, 401, 422, 503))
 async def index(names: Annotated[list[str], Depends(names_of)], wanted: IndexRequest | None = None) -> list[IndexEntry]:
     return [IndexEntry(name=name) for name in names]
 

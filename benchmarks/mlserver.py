@@ -24,6 +24,10 @@ from torch import nn
 from metazoo.redis_server import free_port
 
 VERSION = "1.7.1"
+PACKAGES = (
+    f"mlserver=={VERSION}",
+    "uvloop<0.22",
+)  # whose event loops its workers need: later ones are not made unasked
 NAME = "teacher"
 
 RUNTIME = """
@@ -118,6 +122,7 @@ def serving(
         "metrics_port": metrics,
         "parallel_workers": parallel_workers,
         "debug": False,
+        "grpc_max_message_length": 2**27,
     }
     model = {
         "name": NAME,
@@ -134,9 +139,7 @@ def serving(
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(python), "-m", "mlserver.cli.main", "start", str(folder)]
-            if not (python.parent / "mlserver").exists()
-            else [str(python.parent / "mlserver"), "start", str(folder)],
+            [str(python.with_name("mlserver")), "start", str(folder)],
             env={**kept, "PYTHONPATH": str(folder)},
             cwd=folder,
             stdout=output,

@@ -4,6 +4,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,7 +78,9 @@ def serve(
     else:  # each reads the settings anew, with what was told here
         os.environ |= {f"METAZOO_ZOO_{name.upper()}": str(value) for name, value in told.items()}
         logs.configure()
-        uvicorn.run("metazoo.commands.zoo:application", factory=True, workers=workers, **options)
+        with TemporaryDirectory(prefix="metazoo-metrics-") as counts:  # each process answers /metrics for all
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", counts)
+            uvicorn.run("metazoo.commands.zoo:application", factory=True, workers=workers, **options)
 
 
 def application() -> "FastAPI":
