@@ -9,12 +9,13 @@ from typing import Any
 from kombu.exceptions import OperationalError
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
-from client.model import AsyncModel, ModelInfo
+from client.model import ModelInfo
 from contracts.jobs import ApiProgress, JobError, Phase
 from contracts.methods import ProceduralQueries
 from meta_server.store import stored_job
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
+from worker.adapters import RemoteModel, open_model
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info, check_same_size
@@ -73,7 +74,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
     await context.guard.check(url)
     key = await store.api_key(job.id, api_id)
     secret = None if key is None else key.get_secret_value()
-    async with AsyncModel(url, secret, transport=context.transport(), timeout=context.timeout) as model:
+    async with open_model(job.spec(api_id), secret, transport=context.transport(), timeout=context.timeout) as model:
         info = await _describe(context, job, api_id, model, watch)
         check_info(info)
         shape = await store.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
@@ -134,7 +135,7 @@ async def _looking_around(
         await end(looking)
 
 
-async def _describe(context: Context, job: StoredJob, api_id: str, model: AsyncModel, watch: Watch) -> ModelInfo:
+async def _describe(context: Context, job: StoredJob, api_id: str, model: RemoteModel, watch: Watch) -> ModelInfo:
     """The API's metadata, which costs nothing. An API that is down is reported, and tried again for a while."""
     since, pause = time.monotonic(), FIRST_PAUSE
     while True:

@@ -18,13 +18,13 @@ from safetensors.numpy import load as from_safetensors
 from torch import Tensor
 
 from client.errors import MetazooError
-from client.model import AsyncModel
 from contracts.jobs import JobError
 from dfml.access import WeightsNeeded
 from dfml.methods import METHODS
 from dfml.teachers import check_images
 from meta_server.store.stored_job import StoredJob
 from metering.ledger import Outcome, Settled
+from worker.adapters import open_model
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import BadApi, check_same_size
@@ -151,7 +151,7 @@ async def _apis(context: Context, job: StoredJob, watch: Watch) -> AsyncIterator
                 await context.guard.check(url)
                 key = await context.store.api_key(job.id, api_id)
                 secret = None if key is None else key.get_secret_value()
-                model = AsyncModel(url, secret, transport=context.transport(), timeout=context.timeout)
+                model = open_model(job.spec(api_id), secret, transport=context.transport(), timeout=context.timeout)
                 info = await watch.finish((await stack.enter_async_context(model)).metadata())
                 assert job.input_shape is not None  # noqa: S101 - whoever is done has told it
                 check_same_size(info, job.input_shape)

@@ -29,11 +29,12 @@ from client.errors import (
     RateLimited,
     TooLarge,
 )
-from client.model import Answer, AsyncModel, ModelInfo
+from client.model import Answer, ModelInfo
 from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, QuotaReached, Settled
 from worker import metrics
+from worker.adapters import RemoteModel
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.queries import Images
@@ -64,7 +65,7 @@ class RemoteTeacher:
 
     job_id: str
     api_id: str
-    model: AsyncModel
+    model: RemoteModel
     info: ModelInfo
     indices: NDArray[np.int64]
     images: Images

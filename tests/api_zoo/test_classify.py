@@ -4,12 +4,16 @@ from io import BytesIO
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from api_zoo.inference import Model
+from contracts.adapters import ClassifyOptions
+from contracts.oip import Tensor
 from contracts.problems import URN
 from dfml.pictures import MOST_PIXELS
+from worker.adapters.classify import ClassifyModel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -136,3 +140,21 @@ async def test_a_budget_that_is_spent_ends_files_too(zoo) -> None:
     assert (await ask(zoo, key, picture())).status_code == 200
     refused(await ask(zoo, key, picture()), 402, "budget-exhausted")
     assert await zoo.spent(key) == 1
+
+
+async def test_the_workers_adapter_reads_what_it_answers(zoo) -> None:
+    key = await zoo.key(budget=10)
+    options = ClassifyOptions(labels=["blue", "green", "red"], size=4, max_images=8, idempotency=True)
+    secret = key["Authorization"].removeprefix("Bearer ")
+    url = "http://zoo.test/v1/models/colours/classify"
+    model = ClassifyModel(url, secret, options, transport=zoo.http._transport, timeout=10)
+    pixels = np.stack([np.full((4, 4, 3), colour, np.uint8).transpose(2, 0, 1) for colour in COLOURS])
+    body, headers = model.encode(Tensor("images", "UINT8", pixels.shape, pixels.tobytes()))
+    answer = await model.infer(body, headers, idempotency_key="k")
+    scores = np.frombuffer(answer.probabilities.data, "<f4").reshape(3, 3)
+    assert [options.labels[best] for best in scores.argmax(1)] == ["red", "green", "blue"]
+    again = await model.infer(
+        *model.encode(Tensor("images", "UINT8", pixels.shape, pixels.tobytes())), idempotency_key="k"
+    )
+    assert (again.replayed, again.probabilities) == (True, answer.probabilities)
+    assert await zoo.spent(key) == 3
