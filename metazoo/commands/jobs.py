@@ -60,6 +60,7 @@ def submit(
         str | None, typer.Option(help="Network of the meta-model: conv4, resnet10 or resnet18.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side of the images that it takes.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of the evaluation.")] = None,
@@ -92,7 +93,7 @@ def submit(
         if webhook_secret_env is None:
             fail("--webhook needs --webhook-secret-env: what is sent is signed", USAGE)
         document["webhook"] = {"url": webhook, "secret": secret_from(webhook_secret_env)}
-    given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed}
+    given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed, "image_size": image_size}
     document |= {field: value for field, value in given.items() if value is not None}
     with connected(url, api_key_env, ready_file) as metazoo:
         job = metazoo.jobs.create(document, idempotency_key=idempotency_key)

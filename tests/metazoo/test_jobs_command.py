@@ -73,6 +73,7 @@ def test_submit_from_flags(command: Any, job: MakeJob, monkeypatch: pytest.Monke
     server = Server(job())
     flags = "--api http://a/v2/models/x --api http://a/v2/models/y --teacher-key-env TEACHERS --queries 100 --seed 3"
     options = "--method pqd --option steps=20 --option flip=false --backbone resnet10 --dataset glyphs --name n --tag t"
+    options += " --image-size 48"
     ran = command(app, server, "submit", *flags.split(), *options.split(), *HERE)
     assert (ran.exit_code, ran.stdout.split()[0]) == (0, "job_1")
     assert server.sent == {
@@ -84,6 +85,7 @@ def test_submit_from_flags(command: Any, job: MakeJob, monkeypatch: pytest.Monke
         "name": "n",
         "tags": ["t"],
         "seed": 3,
+        "image_size": 48,
     }
 
 
