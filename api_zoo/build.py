@@ -32,6 +32,7 @@ from dfml.nets import STUDENT, weights
 from dfml.supervised import train_classifier
 
 PLAN = "build.json"
+CHECKPOINT = ".training.safetensors"
 TRAINING = (
     "random classes each, flips where a mirrored image is of the same class, shifts, AdamW one-cycle; a held-out tenth "
     "chose the epoch, accuracy on another"
@@ -137,7 +138,7 @@ def train_one(
     classes = plan.classes(number, dataset.classes(plan.split))
     images = dataset.images(plan.split, classes)
     normalisation = statistics(images) if plan.own_statistics else STUDENT
-    checkpoint = folder / f".{number:02d}.training.safetensors"
+    checkpoint = folder / f".{number:02d}{CHECKPOINT}"
     resumed = checkpoint.exists()
     classifier, accuracy = train_classifier(
         images,
@@ -219,6 +220,8 @@ def _write_manifest(plan: BuildPlan, folder: Path) -> Manifest:
     write_whole(folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True).encode())
     for number in range(plan.teachers):
         _entry_path(folder, number).unlink(missing_ok=True)
+    for left in folder.glob(f".*{CHECKPOINT}*"):  # by trainers that were killed while they wrote
+        left.unlink()
     return manifest
 
 

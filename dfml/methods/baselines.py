@@ -98,9 +98,12 @@ def real_data(
     device: torch.device | str = "cpu",
     on_epoch: OnEpoch | None = None,
 ) -> Backbone:
-    """Supervised on the real images of all meta-training classes: uint8 (classes, per_class, 3, h, w). Conv4 alone."""
+    """Supervised on the real images of all meta-training classes: uint8 (classes, per_class, 3, h, w). Conv4 alone.
+
+    Default epochs: 14.
+    """
     classifier, _ = train_classifier(
-        images, config=config, seed=seed, epochs=epochs, held_out=0.05, device=device, on_epoch=on_epoch
+        images, config=config, seed=seed, epochs=epochs or 14, held_out=0.05, device=device, on_epoch=on_epoch
     )
     teacher = ModuleTeacher(classifier, ways=classifier.ways, input_shape=classifier.input_shape, device=device)
     return transplant(teacher, config)

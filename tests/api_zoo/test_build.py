@@ -90,7 +90,9 @@ def test_half_a_teacher_is_trained_again(tmp_path: Path, trained_here: list[int]
     with pytest.raises(ZeroDivisionError):
         build(PLAN, tmp_path, None, processes=1, on_teacher=lambda *_: 1 // 0)
     (tmp_path / "00.safetensors").write_bytes(b"half")
+    (tmp_path / "..00.training.safetensors.4711").write_bytes(b"half a checkpoint")
     make(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if "training" in path.name]
     assert trained_here == [0, 0, 1]
     assert len(open_folder(tmp_path)) == 2
 
