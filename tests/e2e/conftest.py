@@ -54,7 +54,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 def zoo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small zoo of real, quickly trained teachers."""
     folder = tmp_path_factory.mktemp("zoo")
-    build = ["zoo", "build", "--dataset", "glyphs", "--teachers", str(TEACHERS), "--ways", "5", "--epochs", "3"]
+    build = ["zoo", "build", "--dataset", "glyphs", "--teachers", str(TEACHERS), "--ways", "5", "--epochs", "6"]
     done = metazoo(*build, "--out", str(folder), timeout=240)
     assert done.returncode == 0, done.stderr
     return folder

@@ -100,15 +100,15 @@ def test_the_model_is_whole_and_says_what_it_cost(metazoo: Metazoo, finished: tu
 def test_it_learns_a_new_task_in_one_call(metazoo: Metazoo, finished: tuple[Job, int]) -> None:
     job, _ = finished
     images = open_dataset("glyphs", None).images("val").permute(0, 1, 3, 4, 2).numpy()
-    pictures = [[Image.fromarray(image) for image in one_class[:10]] for one_class in images[:3]]
+    pictures = [[Image.fromarray(image) for image in one_class[:25]] for one_class in images[:3]]
     answer = metazoo.meta_models.predict(
         str(job.meta_model),
         support=[(picture, f"class {k}") for k, one_class in enumerate(pictures) for picture in one_class[:5]],
         query=[picture for one_class in pictures for picture in one_class[5:]],
     )
-    truth = [f"class {k}" for k in range(3) for _ in range(5)]
+    truth = [f"class {k}" for k in range(3) for _ in range(20)]
     right = sum(prediction.label == label for prediction, label in zip(answer.predictions, truth, strict=True))
-    assert right >= 8  # five by chance
+    assert right >= 28  # 20 by chance, with a deviation of 3.7
     assert all(abs(sum(p.probabilities.values()) - 1) < 1e-4 for p in answer.predictions)
 
 
