@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.wire import Connections
+from benchmarks.wire import Answer, Connections
 from contracts import oip
 from contracts.jobs import JobRequest
 from contracts.meta_models import BackboneConfig, MetaModel
@@ -82,17 +82,19 @@ class Loop:
         )
 
 
-async def open_loop(name: str, rate: float, seconds: float, ask: Callable[[int], Awaitable[bool]]) -> Loop:
-    """Call `ask(n)` at `rate` for `seconds`; it answers whether all was well."""
+async def open_loop(name: str, rate: float, seconds: float, ask: Callable[[int], Awaitable[Answer]]) -> Loop:
+    """Call `ask(n)` at `rate` for `seconds`. What is answered other than 2xx has failed, and the first is shown."""
     loop = Loop(name, rate)
     started = time.perf_counter()
 
     async def one(number: int, due: float) -> None:
-        well = await ask(number)
-        if well:
+        answer = await ask(number)
+        if answer.status < 300:
             loop.latencies.append(time.perf_counter() - due)
-        else:
-            loop.failed += 1
+            return
+        if not loop.failed:
+            print(f"{name}: {answer.status} {answer.body.decode()[:300]}", flush=True)
+        loop.failed += 1
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(round(rate * seconds)):
@@ -207,14 +209,15 @@ async def measure(
     store = JobStore(redis, secrets=Secrets(secret))
     http = Connections(url, KEY)
 
-    async def create(number: int) -> bool:
-        return (await http.request("POST", "/v1/jobs", body_of(number))).status == 202
+    async def create(number: int) -> Answer:
+        return await http.request("POST", "/v1/jobs", body_of(number))
 
-    async def listed(number: int) -> bool:
-        return (await http.request("GET", "/v1/jobs?limit=20")).status == 200
+    async def listed(number: int) -> Answer:
+        return await http.request("GET", "/v1/jobs?limit=20")
 
     for start in range(0, load.stored, 20):
-        assert all(await asyncio.gather(*(create(number) for number in range(start, min(start + 20, load.stored)))))
+        made = await asyncio.gather(*(create(number) for number in range(start, min(start + 20, load.stored))))
+        assert all(answer.status == 202 for answer in made), made
     print(f"{load.stored} jobs stored", flush=True)
     creates = await open_loop("create", load.creates, load.seconds, create)
     lists = await open_loop("list", load.lists, load.seconds, listed)
@@ -230,8 +233,8 @@ async def measure(
     body, headers = oip.encode_request([tensor], binary=True)
     turns = cycle(paths)
 
-    async def predict(number: int) -> bool:
-        return (await http.request("POST", f"{next(turns)}/infer", body, headers)).status == 200
+    async def predict(number: int) -> Answer:
+        return await http.request("POST", f"{next(turns)}/infer", body, headers)
 
     for path in paths:
         assert (await http.request("POST", f"{path}/infer", body, headers)).status == 200
