@@ -243,6 +243,7 @@ class Sampler:
     def __init__(self, service: Service) -> None:
         self._redis: Any = service.redis()
         self.samples = 0
+        self._worst = Counter[str]()  # by job: each image that was too many counts once
 
     def look(self, bought: Bought, books: Books) -> None:
         """One look; the zoo first, so that what is charged in between is held already. Raises redis's errors."""
@@ -252,5 +253,7 @@ class Sampler:
         taken = sum(taken_parts)
         self.samples += 1
         if not zoo <= taken <= limit:
-            books.overspent += max(zoo - taken, taken - limit)
+            over = max(zoo - taken, taken - limit)
+            books.overspent += max(0, over - self._worst[bought.job_id])
+            self._worst[bought.job_id] = max(over, self._worst[bought.job_id])
             books.complain(bought.job_id, f"while it ran the zoo had counted {zoo}, the job {taken}")
