@@ -173,6 +173,10 @@ def test_no_secret_is_seen_where_it_does_not_belong(up) -> None:
         assert not any(secret in arguments for secret in secrets)
     logs = up.ready_file.parent / "data" / "logs"
     text = "".join(path.read_text() for path in logs.iterdir())
+    for url in (up.ready["server_url"], up.ready["zoo_url"]):
+        measured = httpx.get(f"{url}/metrics").raise_for_status().text
+        assert "metazoo_requests" in measured
+        text += measured
     assert text
     assert not any(secret in text for secret in secrets)
 
