@@ -36,7 +36,7 @@ from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome
 from worker import metrics
 from worker.adapters import RemoteModel
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
-from worker.probe import USELESS_AFTER, BadApi, Sameness, read_probabilities
+from worker.probe import IMAGES, USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.queries import Images
 from worker.todo import Todo
 from worker.watch import GRACE, Stopped, Watch, Why, end, why
@@ -83,6 +83,7 @@ class RemoteTeacher:
     _chunks: int = 0
     _losses: int = 0
     _lost_at: float = 0.0
+    _heard: bool = False  # an answer, by this worker
     _sameness: Sameness = field(default_factory=Sameness)
     giving_way: bool = False  # ask nothing more: set from outside
 
@@ -131,7 +132,8 @@ class RemoteTeacher:
         return self._todo.left(until) > 0 and not self.giving_way
 
     def _size(self) -> int:
-        return min(self.largest, self._pacer.most_images or self.largest)
+        # a worker that takes over knows no burst yet: a large chunk would be refused, and lost if that is not heard
+        return min(self.largest, self._pacer.most_images or (self.largest if self._heard else IMAGES))
 
     def _room(self) -> int:
         """How many chunks may be under way: no more than may be lost, where an answer that was lost is lost for good."""
@@ -314,6 +316,7 @@ class RemoteTeacher:
         seconds = time.monotonic() - turn.at
         self._window.answered(chunk.images, seconds, paced=self._pacer.knows_a_rate, waited=turn.waited)
         self._pacer.learn(turn, answer.limits)
+        self._heard = True
         budget = answer.limits.get("budget")
         if budget is not None and budget.remaining:
             self.largest = min(self.largest, budget.remaining)

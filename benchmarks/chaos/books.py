@@ -233,7 +233,7 @@ def _check_model(metazoo: Metazoo, job: Job, charged: int, books: Books) -> None
             io.load(folder)
         except io.BadModel as error:
             books.complain(job.id, f"its meta-model does not load: {error}")
-    if model.queries != charged:
+    if not charged <= model.queries <= charged + job.budget.unconfirmed:
         books.complain(job.id, f"its meta-model says {model.queries} queries, and the zoo counted {charged}")
 
 
