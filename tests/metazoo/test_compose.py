@@ -152,3 +152,18 @@ def test_kustomize_lists_every_manifest() -> None:
     listed = next(one for one in KUBERNETES if one["kind"] == "Kustomization")["resources"]
     there = {file.name for file in (ROOT / "deploy" / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
     assert set(listed) == there
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    sources = "".join(
+        path.read_text() for folder in ("edge", "meta_server", "worker") for path in (ROOT / folder).rglob("*.py")
+    )
+    panels = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())["panels"]
+    asked = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"metazoo_[a-z_]+", target["expr"])
+    }
+    assert len(asked) > 5
+    assert [name for name in asked if f'"{re.sub("_(total|bucket)$", "", name)}"' not in sources] == []
