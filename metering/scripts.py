@@ -15,12 +15,13 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, TimeoutError
 
 MICROSECONDS = 1_000_000
+CONNECTIONS = 50  # of one process at once
 
 _SERVER_TIME = """
 local function now()
@@ -58,11 +59,19 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
     """A client for scripts that charge; answers are bytes. Does not connect yet.
 
     Commands are never repeated by the client: a charge whose outcome was lost must not be made again blindly.
-    `timeout` bounds, in seconds, connecting and each command.
+    `timeout` bounds, in seconds, connecting, each command, and the wait for one of `CONNECTIONS` to be free: many callers at
+    once take turns.
     """
-    return Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        protocol=2,
     )
+    return Redis.from_pool(pool)
 
 
 @lru_cache(256)

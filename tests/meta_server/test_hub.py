@@ -102,6 +102,10 @@ async def test_every_follower_sees_every_event_once_and_in_order(
         assert seen == everything
 
 
+async def test_many_callers_at_once_take_turns(redis: Redis) -> None:
+    assert all(await asyncio.gather(*(redis.ping() for _ in range(300))))
+
+
 async def test_silence_is_broken(
     redis: Redis, store: JobStore, request_body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
