@@ -35,7 +35,7 @@ async def _ask(address: str, request: bytes, clients: int, seconds: float, warm:
     await asyncio.gather(*(_client(address, request, began + seconds, took) for _ in range(clients)))
     passed = time.perf_counter() - began
     took.sort()
-    return Load(len(took) / passed, 1000 * took[len(took) // 2], 1000 * took[int(0.99 * (len(took) - 1))])
+    return Load(len(took) / passed, 1000 * took[len(took) // 2], 1000 * took[-1 - len(took) // 100])
 
 
 async def _client(address: str, request: bytes, until: float, took: list[float]) -> None:
