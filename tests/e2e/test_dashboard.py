@@ -206,6 +206,12 @@ def test_a_whole_job_from_its_form_to_a_prediction(
     page.get_by_text("More of the evaluation").click()
     page.locator("#evaluation").get_by_label("Episodes", exact=True).fill("20")
     page.get_by_label("Name").fill(f"By hand, {look}")
+    estimate = page.get_by_role("complementary", name="Estimate")
+    estimate.get_by_text("at most 240").wait_for()
+    page.get_by_label("Images in all").fill("5000")
+    estimate.get_by_text("5-shot accuracy").wait_for()  # measured for such budgets, and said to be that
+    assert "our own measurements" in estimate.inner_text()
+    page.get_by_label("Images in all").fill("240")
     person.check()
     page.get_by_role("button", name="Start the job").click()
 

@@ -6,6 +6,7 @@ const form = document.getElementById("job");
 const apis = document.getElementById("apis");
 const template = document.getElementById("api-template");
 const evaluate = document.getElementById("evaluate");
+const PAUSE = 400; // milliseconds without typing, after which the estimate is told anew
 const sent = crypto.getRandomValues(new Uint32Array(4)).join("-"); // a second click makes no second job
 
 function addApi(url = "", key = "") {
@@ -88,13 +89,45 @@ function put(into, path, value) {
 }
 
 function renew() {
-  const count = [...apis.querySelectorAll("[data-part=url]")].filter(({ value }) => value.trim()).length;
-  const queries = Number(form.elements["budget.queries"].value);
-  const rows = { APIs: count || "none yet", Images: queries ? `at most ${queries.toLocaleString("en")}` : "–", "Each API": queries && count ? `about ${Math.floor(queries / count).toLocaleString("en")}` : "–" };
-  const pairs = Object.entries(rows).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
-  document.getElementById("summary").replaceChildren(...pairs);
   document.getElementById("evaluation").hidden = !evaluate.checked;
   for (const options of form.querySelectorAll("[data-method]")) options.hidden = options.dataset.method !== form.elements["method.name"].value;
+  clearTimeout(waiting);
+  waiting = setTimeout(estimate, PAUSE);
+}
+
+let waiting = null;
+let asked = 0;
+
+/** What the job would come to, once enough of it is said; the server tells it without asking any API. */
+async function estimate() {
+  const job = body();
+  if (!job.apis.every(({ url }) => url) || !(job.budget?.queries > 0)) return summarise({ APIs: "give each a URL", Images: "give a budget" });
+  for (const api of job.apis) delete api.api_key;
+  const mine = ++asked;
+  try {
+    const told = await call("POST", "/v1/jobs/estimate", job);
+    if (mine === asked) summarise(lines(told), told.accuracy?.measured_on);
+  } catch (refused) {
+    if (!(refused instanceof Refused)) throw refused;
+    if (mine === asked) summarise({ Estimate: "once the fields are right" });
+  }
+}
+
+function lines({ queries, cost, currency, per_api: perApi, accuracy }) {
+  const each = Object.values(perApi).map((api) => api.queries);
+  const [least, most] = [Math.min(...each), Math.max(...each)].map((count) => count.toLocaleString("en"));
+  const rows = { APIs: each.length, Images: `at most ${queries.toLocaleString("en")}`, "Each API": least === most ? least : `${least} to ${most}` };
+  if (cost !== null) rows.Cost = `at most ${cost} ${currency}`;
+  for (const [shots, low] of Object.entries(accuracy?.low ?? {})) {
+    rows[`${shots}-shot accuracy`] = `${low.toFixed(0)} to ${accuracy.high[shots].toFixed(0)} % (untrained ${accuracy.untrained[shots].toFixed(0)} %)`;
+  }
+  return rows;
+}
+
+function summarise(rows, source = "") {
+  const pairs = Object.entries(rows).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
+  document.getElementById("summary").replaceChildren(...pairs);
+  document.getElementById("measured-on").textContent = source && `Accuracy is read off our own measurements (${source}); your task may be easier or harder.`;
 }
 
 form.addEventListener("input", renew);
@@ -118,3 +151,4 @@ form.addEventListener("submit", async (event) => {
 
 addApi();
 renew();
+estimate();
