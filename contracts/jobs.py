@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
 from contracts._base import Input, Name, Place, Record, Tag, refuse
-from contracts.adapters import ClassifyOptions
+from contracts.adapters import ClassifyOptions, CustomOptions
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions, PqdOptions
 from contracts.money import Currency, Money, Price
@@ -62,12 +62,15 @@ class ApiSpec(Input):
     """One API to learn from: a model of the Open Inference Protocol v2 (`…/v2/models/NAME`), or what another adapter takes."""
 
     url: Annotated[str, Field(min_length=8, max_length=2048)] = Field(description="The model's URL.")
-    adapter: Literal["oip", "classify"] = Field(
-        "oip", description="How it is spoken to: the Open Inference Protocol v2, or PNG files answered by labels."
+    adapter: Literal["oip", "classify", "custom"] = Field(
+        "oip",
+        description="How it is spoken to: the Open Inference Protocol v2, PNG files answered by labels, or JSON as "
+        "`custom` says.",
     )
     classify: ClassifyOptions | None = Field(
         None, description="What the adapter `classify` needs to know; with it alone."
     )
+    custom: CustomOptions | None = Field(None, description="What the adapter `custom` needs to know; with it alone.")
     price_per_1k: Price | None = Field(None, description="What 1,000 images cost, in the budget's currency.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer key. Encrypted at rest, never returned.")
 
@@ -85,10 +88,14 @@ class ApiSpec(Input):
 
     @model_validator(mode="after")
     def _options_of_the_adapter(self) -> "ApiSpec":
-        if self.adapter == "classify" and self.classify is None:
-            refuse("ApiSpec", [(("classify",), "is needed with the adapter classify")])
-        if self.adapter != "classify" and self.classify is not None:
-            refuse("ApiSpec", [(("classify",), "goes with the adapter classify alone")])
+        given = {"classify": self.classify, "custom": self.custom}
+        found: list[tuple[Place, str]] = []
+        for adapter, options in given.items():
+            if self.adapter == adapter and options is None:
+                found.append(((adapter,), f"is needed with the adapter {adapter}"))
+            if self.adapter != adapter and options is not None:
+                found.append(((adapter,), f"goes with the adapter {adapter} alone"))
+        refuse("ApiSpec", found)
         return self
 
 

@@ -79,6 +79,7 @@ def model(answer: Any) -> ClassifyModel:
         b"[[null]]",
         b'[[{"label": "ant"}]]',
         b'[[{"label": "ant", "score": true}]]',
+        b'[[{"label": "ant", "score": 1%s}]]' % (b"0" * 400),
         b'[[{"label": "yak", "score": 1.0}]]',
         b'[[{"label": "ant", "score": 0.5}, {"label": "ant", "score": 0.5}]]',
         b'[[{"label": "ant", "score": 1.0}], [{"label": "ant", "score": 1.0}]]',

@@ -8,6 +8,7 @@ from client.model import Answer, AsyncModel, ModelInfo
 from contracts.jobs import ApiSpec
 from contracts.oip import Tensor
 from worker.adapters.classify import ClassifyModel
+from worker.adapters.custom import CustomModel
 
 
 class RemoteModel(Protocol):
@@ -33,4 +34,6 @@ def open_model(
     """The API as its adapter speaks to it. Raises `InvalidRequest` when the URL is not of its kind."""
     if spec.classify is not None:
         return ClassifyModel(spec.url, api_key, spec.classify, transport=transport, timeout=timeout)
+    if spec.custom is not None:
+        return CustomModel(spec.url, api_key, spec.custom, transport=transport, timeout=timeout)
     return AsyncModel(spec.url, api_key, transport=transport, timeout=timeout)

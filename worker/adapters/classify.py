@@ -21,6 +21,8 @@ from client.model import Answer, ModelInfo
 from contracts.adapters import ClassifyOptions
 from contracts.oip import Tensor
 
+LARGEST = 1e30  # of a score: float32 ends beyond it, and probabilities long before
+
 
 class ClassifyModel:
     """The API at `url`, which files are posted to. What it cannot say of itself is in `options`."""
@@ -102,8 +104,10 @@ class ClassifyModel:
         for image, row in enumerate(rows):
             seen: set[str] = set()
             for each in row if isinstance(row, list) and row else [None]:
-                label, score = (each.get("label"), each.get("score")) if isinstance(each, dict) else (None, None)
-                if not isinstance(label, str) or type(score) not in (int, float):
+                told: dict[str, Any] = each if isinstance(each, dict) else {}
+                label: Any = told.get("label")
+                score: Any = told.get("score")
+                if not isinstance(label, str) or type(score) not in (int, float) or not -LARGEST < score < LARGEST:
                     _refuse("answered something else than labels with scores")
                 if label not in self._classes or label in seen:
                     _refuse("answered a label that is not among those given, or one twice")
