@@ -9,7 +9,6 @@ from contracts.problems import ProblemError
 from meta_server.hub import Hub
 from metering.scripts import StoreUnavailable
 
-STREAM_ID = r"^\d{1,20}(-\d{1,20})?$"
 RECONNECT_MS = 1000  # how soon a browser connects again
 _OWN_HEARTBEATS = 24 * 3600  # the store's own ticks keep the connection alive, not a second clock
 

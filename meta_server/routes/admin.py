@@ -14,9 +14,9 @@ from contracts.access import (
     TenantName,
     TenantUsage,
 )
-from meta_server.events import STREAM_ID
 from meta_server.routes.access import ServicesDep, administrator
 from meta_server.routes.description import Limit, problems
+from meta_server.store.events import STREAM_ID
 
 KeyId = Annotated[str, Path(description="The key's id.", max_length=100)]
 Tenant = Annotated[TenantName, Path(description="The tenant's name.")]
@@ -29,7 +29,7 @@ router = APIRouter(
 )
 
 
-@router.post("/keys", status_code=201, responses=problems(400, 413, 415))
+@router.post("/keys", status_code=201, responses=problems(400, 408, 413, 415))
 async def create_key(request: AccessKeyRequest, services: ServicesDep) -> NewAccessKey:
     """Make a key. Its secret is shown this once."""
     return await services.access.create(request)
@@ -53,7 +53,7 @@ async def tenant_usage(tenant: Tenant, services: ServicesDep) -> TenantUsage:
     return await services.access.usage(tenant)
 
 
-@router.put("/tenants/{tenant}/quota", responses=problems(400, 413, 415))
+@router.put("/tenants/{tenant}/quota", responses=problems(400, 408, 413, 415))
 async def set_quota(tenant: Tenant, quota: Quota, services: ServicesDep) -> TenantUsage:
     """Set what a tenant may use, in place of what was set before. It counts at once."""
     return await services.access.set_quota(tenant, quota)

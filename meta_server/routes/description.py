@@ -19,6 +19,7 @@ _PROBLEM_TEXTS = {
     401: "No valid key was sent.",
     403: "The key may not do this.",
     404: "There is no such thing.",
+    408: "The body took too long to arrive.",
     409: "The state does not allow this.",
     410: "It was here and has ended.",
     413: "The body is larger than will ever be accepted.",

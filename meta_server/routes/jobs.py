@@ -12,6 +12,7 @@ from meta_server.estimates import estimate
 from meta_server.planning import pinned
 from meta_server.routes.access import CallerDep, ServicesDep
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
+from meta_server.store.events import STREAM_ID
 
 _LOCATION = {"Location": {"description": "The job's URL, relative to the server.", "schema": {"type": "string"}}}
 _CREATED: Responses = {202: {"headers": _LOCATION}}
@@ -24,10 +25,10 @@ _STREAM: Responses = {
 }
 
 JobId = Annotated[str, Path(description="The job's id.", max_length=100)]
-EventId = Annotated[str | None, Query(description="Only events after this one.", pattern=events.STREAM_ID)]
+EventId = Annotated[str | None, Query(description="Only events after this one.", pattern=STREAM_ID)]
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", description="As `after`; what a browser sends to resume.", pattern=events.STREAM_ID),
+    Header(alias="Last-Event-ID", description="As `after`; what a browser sends to resume.", pattern=STREAM_ID),
 ]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -36,7 +37,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 @router.post(
     "",
     status_code=202,
-    responses=_CREATED | problems(400, 409, 413, 415),
+    responses=_CREATED | problems(400, 408, 409, 413, 415),
 )
 async def create_job(
     request: JobRequest,
@@ -54,7 +55,7 @@ async def create_job(
     return job
 
 
-@router.post("/estimate", responses=problems(400, 413, 415))
+@router.post("/estimate", responses=problems(400, 408, 413, 415))
 async def estimate_job(request: JobRequest) -> Estimate:
     """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is stored or asked."""
     return await to_thread.run_sync(estimate, request)
@@ -80,7 +81,7 @@ async def retrieve_job(job_id: JobId, services: ServicesDep) -> Job:
     return await services.jobs.get(job_id)
 
 
-@router.patch("/{job_id}", responses=problems(400, 404, 409, 413, 415))
+@router.patch("/{job_id}", responses=problems(400, 404, 408, 409, 413, 415))
 async def change_job(job_id: JobId, change: JobChange, services: ServicesDep) -> Job:
     """Name, tag or annotate a job, or raise its budget. A raise counts from when work on it is next begun."""
     return await services.jobs.change(job_id, change, pinned=pinned)

@@ -43,7 +43,7 @@ async def list_meta_models(
     return await services.meta_models.list(tenant=caller.tenant, after=after, limit=limit)
 
 
-@router.post("/compare", responses=problems(400, 404, 410, 413, 415))
+@router.post("/compare", responses=problems(400, 404, 408, 410, 413, 415))
 async def compare_meta_models(request: CompareRequest, services: ServicesDep, caller: CallerDep) -> Comparison:
     """Measure two meta-models on the same episodes: each one's accuracy, and the paired difference. Takes seconds."""
     for meta_model_id in (request.first, request.second):
@@ -57,7 +57,7 @@ async def retrieve_meta_model(meta_model_id: MetaModelId, services: ServicesDep)
     return await services.meta_models.get(meta_model_id)
 
 
-@router.patch("/{meta_model_id}", responses=problems(400, 404, 410, 413, 415))
+@router.patch("/{meta_model_id}", responses=problems(400, 404, 408, 410, 413, 415))
 async def edit_meta_model(meta_model_id: MetaModelId, edit: MetaModelEdit, services: ServicesDep) -> MetaModel:
     """Change the name, tags or notes of a meta-model; what is absent stays."""
     return await services.meta_models.edit(meta_model_id, edit)
@@ -103,13 +103,13 @@ async def meta_model_file(
     return await files.send_file(services.artifacts, folder, model.files, name, if_none_match, range_)
 
 
-@router.post("/{meta_model_id}/predict", responses=problems(400, 404, 410, 413, 415))
+@router.post("/{meta_model_id}/predict", responses=problems(400, 404, 408, 410, 413, 415))
 async def predict(meta_model_id: MetaModelId, request: PredictRequest, services: ServicesDep) -> PredictResponse:
     """Learn a new task from a few labelled images, and label others, in one call. Nothing of it is kept."""
     return await services.serving.predict(meta_model_id, request)
 
 
-@router.post("/{meta_model_id}/adapt", status_code=201, responses=_MADE | problems(400, 404, 410, 413, 415))
+@router.post("/{meta_model_id}/adapt", status_code=201, responses=_MADE | problems(400, 404, 408, 410, 413, 415))
 async def adapt(
     meta_model_id: MetaModelId, request: AdaptRequest, response: Response, services: ServicesDep
 ) -> AdaptedModel:

@@ -83,6 +83,9 @@ async def test_what_was_asked_is_written_down(http: httpx.AsyncClient, request_b
     assert told == [("vision", user_id, "POST /v1/jobs", 422), ("vision", user_id, "POST /v1/jobs", 202)]
     rest = (await http.get("/admin/audit", params={"after": entries["next"]})).json()["items"]
     assert [(one["key"], one["action"]) for one in rest] == [("settings", "POST /admin/keys")]
+    for first in ("0", "0-0"):
+        assert (await http.get("/admin/audit", params={"after": first})).json() == {"items": [], "next": None}
+    assert (await http.get("/admin/audit", params={"after": "9" * 20})).status_code == 422
 
 
 async def test_a_tenant_has_no_more_jobs_than_its_quota(http: httpx.AsyncClient, request_body: Any) -> None:
