@@ -16,7 +16,7 @@ from api_zoo.settings import Settings
 from api_zoo.weights import Shelf
 from metering.gate import Gate
 from metering.keyring import Keyring
-from metering.scripts import Scripts, connect
+from metering.scripts import Scripts, connect, disconnect
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ async def open_services(
             registry = await to_thread.run_sync(hosted, settings)
         if redis is None:
             redis = connect(settings.redis_url.get_secret_value())
-            opened.push_async_callback(redis.aclose)
+            opened.push_async_callback(disconnect, redis)
         scripts = Scripts(redis)
         gate = gate or Gate(redis, scripts, lease_seconds=settings.answer_seconds + 5)
         engine = Engine(settings.threads)

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import anyio
 import anyio.to_thread
 import structlog
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from api_zoo.services import Services as Hosting
+from meta_server.background import running
 from meta_server.hub import Hub
 from meta_server.orphans import OrphanSweeper
 from meta_server.queue import Queue
@@ -26,7 +26,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.secrets import Secrets
 from metering.policy import policy_of
-from metering.scripts import Scripts, StoreUnavailable, connect
+from metering.scripts import Scripts, StoreUnavailable, connect, disconnect
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
     async with AsyncExitStack() as opened:
         if redis is None:
             redis = connect(url)
-            opened.push_async_callback(redis.aclose)
+            opened.push_async_callback(disconnect, redis)
         if queue is None:
             queue = Queue(url)
             opened.callback(queue.close)
@@ -79,14 +79,16 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
         serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
         hosted = opened.enter_context(hosting(settings, redis))
-        background = await opened.enter_async_context(anyio.create_task_group())
-        opened.callback(background.cancel_scope.cancel)
-        background.start_soon(_tell_of_policy, redis)
         hub = Hub(redis, jobs)
-        background.start_soon(hub.run)
-        background.start_soon(Reaper(jobs, queue, redis).run)
-        background.start_soon(OrphanSweeper(redis, artifacts).run)
-        background.start_soon(Sweeper(adapted_models, artifacts).run)
+        await opened.enter_async_context(
+            running(
+                _tell_of_policy(redis),
+                hub.run(),
+                Reaper(jobs, queue, redis).run(),
+                OrphanSweeper(redis, artifacts).run(),
+                Sweeper(adapted_models, artifacts).run(),
+            )
+        )
         yield Services(
             redis,
             AccessStore(redis),

@@ -14,6 +14,7 @@ from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -74,6 +75,19 @@ def connect(url: str, *, timeout: float = 5.0) -> Redis:
     return Redis.from_pool(pool)
 
 
+async def disconnect(redis: Redis) -> None:
+    """Close a client of `connect`, once what is on its way through `Scripts` has been answered.
+
+    Closed before that, it would open a connection again, which nobody would close.
+    """
+    while sending := _sending.get(redis):
+        await asyncio.wait(sending)
+    await redis.aclose()
+
+
+_sending: "WeakKeyDictionary[Redis, set[asyncio.Task[None]]]" = WeakKeyDictionary()
+
+
 @lru_cache(256)
 def source(name: str, *, clock_key: str | None = None) -> str:
     """The text of script `name` behind its prelude. With `clock_key`, time is that key's value in microseconds."""
@@ -113,6 +127,9 @@ class Scripts:
         self._waiting.append(call)
         if self._sender is None or self._sender.done() or self._sender.get_loop() is not loop:
             self._sender = loop.create_task(self._send())
+            senders = _sending.setdefault(self._redis, set())
+            senders.add(self._sender)
+            self._sender.add_done_callback(senders.discard)
         with store_errors():
             return await call.answer
 

@@ -16,7 +16,7 @@ from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN
 from meta_server.store.webhooks import Webhooks
 from metering.leases import RENEW_EVERY
-from metering.scripts import connect
+from metering.scripts import connect, disconnect
 from worker.settings import Settings
 from worker.transport import Guard, GuardedTransport
 
@@ -84,4 +84,4 @@ async def open_context(
             stopping=stopping,
         )
     finally:
-        await redis.aclose()
+        await disconnect(redis)
