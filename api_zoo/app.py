@@ -6,9 +6,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from starlette.middleware import Middleware
 
 from api_zoo import admin, routes
 from api_zoo.inference import Model
+from api_zoo.lane import LanedApp
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
 from edge import errors, metrics, openapi
@@ -34,7 +36,15 @@ def create_app(
             app.state.services = services
             yield
 
-    app = FastAPI(
+    counters = metrics.Metrics("zoo")
+    app = LanedApp(
+        [
+            Middleware(RequestId),
+            Middleware(metrics.Measure, metrics=counters),
+            Middleware(BodyDeadline, seconds=settings.body_seconds),
+            Middleware(BodyLimit, most=settings.max_body),
+            Middleware(Decompress, most=settings.max_body),  # innermost: the others see the body as it was sent
+        ],
         title="Metazoo API zoo",
         version=version("metazoo"),
         summary="Classifiers as metered, rate-limited APIs over the Open Inference Protocol v2.",
@@ -47,10 +57,6 @@ def create_app(
     app.include_router(routes.keys)
     app.include_router(admin.router)
     errors.install(app)
-    app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
-    app.add_middleware(BodyLimit, most=settings.max_body)
-    app.add_middleware(BodyDeadline, seconds=settings.body_seconds)
-    metrics.install(app, "zoo")
-    app.add_middleware(RequestId)  # added last, so it is the outermost
+    metrics.tell(app, counters)
     openapi.install(app)
     return app

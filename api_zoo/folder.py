@@ -16,8 +16,8 @@ from torch import nn
 from api_zoo.inference import Model, Published, folded
 from api_zoo.weights import Shelf
 from contracts.problems import faults
-from contracts.zoo import Manifest, PublishedWeights, TeacherEntry, parse_serving
-from dfml.teachers import BadTeacher, ModuleTeacher, load_teacher
+from contracts.zoo import SUFFIXES, Manifest, Network, PublishedWeights, TeacherEntry, parse_serving
+from dfml.teachers import BadTeacher, ModuleTeacher, check_weights, load_teacher
 
 MANIFEST = "manifest.json"
 SHELF = 512 * 2**20  # bytes of weights in memory
@@ -78,13 +78,14 @@ def open_folder(
         name = manifest.model_name(entry)
         if name in models:
             raise BadZoo(f"{folder / MANIFEST} names {name} twice: file names must differ in their stem")
-        _teacher(path, manifest, entry)
+        network = manifest.network_of(entry)
+        _check(path, manifest, entry, network)
         try:
             models[name] = Model(
                 name,
                 partial(shelf.get, name, partial(_network, path, manifest, entry, device)),
                 entry.classes,
-                manifest.network_of(entry).input,
+                network.input,
                 policy=told_policy or entry.response_policy,
                 eight_bit_only=entry.eight_bit_only,
                 behaviour=told_behaviour or entry.behaviour,
@@ -130,6 +131,17 @@ def _held(path: Path, entry: TeacherEntry) -> bytes:
 def _teacher(path: Path, manifest: Manifest, entry: TeacherEntry) -> ModuleTeacher:
     try:
         return load_teacher(manifest, entry, _held(path, entry))
+    except (BadTeacher, ValueError) as error:
+        raise BadZoo(f"{path} cannot be hosted: {error}") from error
+
+
+def _check(path: Path, manifest: Manifest, entry: TeacherEntry, network: Network) -> None:
+    """Raise `BadZoo` unless the file is whole and could be hosted."""
+    if network.backbone in SUFFIXES:  # its own program: only reading it tells
+        _teacher(path, manifest, entry)
+        return
+    try:
+        check_weights(network, len(entry.classes), _held(path, entry))
     except (BadTeacher, ValueError) as error:
         raise BadZoo(f"{path} cannot be hosted: {error}") from error
 

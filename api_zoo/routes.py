@@ -316,7 +316,7 @@ async def asking(request: Request) -> Asking:
     return zoo, caller, found(zoo, caller, request.path_params["model"])
 
 
-async def _infer_at_once(request: Request) -> Response:
+async def infer_at_once(request: Request) -> Response:
     """What `infer` does. Solving dependencies would take longer than computing a small answer.
 
     A server that hosts other models puts its own `asking` into `app.state.asking`.
@@ -334,7 +334,7 @@ class _InferRoute(APIRoute):
     """Described by the signature of `infer`, and called past it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return _infer_at_once
+        return infer_at_once
 
 
 v2.add_api_route(
@@ -347,6 +347,7 @@ v2.add_api_route(
     responses=_ANSWER | problems(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
     route_class_override=_InferRoute,
 )
+INFER = v2.routes[-1]
 v2.routes.insert(0, v2.routes.pop())  # matched first: it is what callers send all day
 
 

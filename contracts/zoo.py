@@ -12,13 +12,15 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-
 ResponsePolicy = Annotated[str, StringConstraints(pattern=r"^(probabilities|label|topk:[1-9][0-9]{0,3}|round:[1-6])$")]
 """What an answer tells of the probabilities: all of them, which class is the likeliest, the k largest, or d decimals."""
 
+_POLICY: TypeAdapter[str] = TypeAdapter(ResponsePolicy)
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def parse_policy(policy: str) -> tuple[str, int]:
     """The kind of a response policy and its number, 0 where it has none. Raises `ValueError` naming what there is."""
     try:
-        TypeAdapter(ResponsePolicy).validate_python(policy)
+        _POLICY.validate_python(policy)
     except ValidationError:
         raise ValueError(
             f"{policy!r} is no response policy: probabilities, topk:K, round:1 to round:6, label"

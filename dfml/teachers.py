@@ -7,7 +7,7 @@ exact ones or estimated (`dfml.numerics.gradient_sources`), `WhiteBoxTeacher` is
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from contracts.zoo import SUFFIXES, Manifest, Network, Normalisation, TeacherEntry
 from dfml import foreign
-from dfml.nets import Classifier, build_classifier, load_weights, weights
+from dfml.nets import Classifier, build_classifier, check_fit, load_weights, weights
 
 CHUNK = 64
 """Images at once: on a CPU core the activations of 64 still fit the cache, those of 512 run 1.5 times slower."""
@@ -220,6 +220,24 @@ def load_teacher(manifest: Manifest, entry: TeacherEntry, weights: Path | bytes)
     except (SafetensorError, ValueError) as error:
         raise BadTeacher(f"{entry.file}: {error}") from error
     return ModuleTeacher(classifier, ways=ways, input_shape=network.input)
+
+
+def check_weights(network: Network, ways: int, held: bytes) -> None:
+    """Raise BadTeacher where the bytes of a safetensors file do not fit this architecture, as `load_teacher` would.
+
+    For many files of few architectures: it builds no network for each.
+    """
+    try:
+        tensors = read_safetensors(held)
+        check_fit(_expected(network, ways), tensors)
+    except (SafetensorError, ValueError) as error:
+        raise BadTeacher(str(error)) from error
+
+
+@lru_cache(64)
+def _expected(network: Network, ways: int) -> dict[str, tuple[int, ...]]:
+    built = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
+    return {name: tuple(tensor.shape) for name, tensor in weights(built).items()}
 
 
 def classifier_of(network: Network, *, ways: int, generator: torch.Generator) -> Classifier:

@@ -23,9 +23,13 @@ _BY_STATUS = {status: name for name, (status, _) in reversed(PROBLEMS.items())}
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
+EXPECTED = (ProblemError, RequestValidationError, HTTPException, StoreUnavailable, RedisError)
+"""What is raised on purpose; anything else is a fault of ours."""
+
+
 def install(app: FastAPI, handler: Handler | None = None) -> None:
     """Let `handler` (`answer`, if none is given) handle everything that is raised in `app`."""
-    for kind in (ProblemError, RequestValidationError, HTTPException, StoreUnavailable, RedisError, Exception):
+    for kind in (*EXPECTED, Exception):
         app.add_exception_handler(kind, handler or answer)
 
 

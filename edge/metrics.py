@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -40,16 +39,25 @@ class Metrics:
         )
         self._images = Counter(
             "metazoo_images", "Images charged, replays left out.", labels[:1], registry=self.registry
-        )
+        ).labels(service)
+        self._found: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def note(self, scope: Scope, message: Message, seconds: float) -> None:
         """A request whose answer began after `seconds` with `message`."""
         route = getattr(scope.get("route"), "path", "none")  # of no route: any path that somebody thought of
-        self._requests.labels(self._service, scope["method"], route, message["status"]).inc()
-        self._seconds.labels(self._service, scope["method"], route).observe(seconds)
-        headers = Headers(raw=message["headers"])
-        if message["status"] == 200 and "idempotency-replayed" not in headers:
-            self._images.labels(self._service).inc(int(headers.get("x-query-cost", 0)))
+        asked = scope["method"], route, message["status"]
+        if asked not in self._found:  # routes, methods and statuses are few; finding their counters takes a while
+            self._found[asked] = (
+                self._requests.labels(self._service, *asked),
+                self._seconds.labels(self._service, *asked[:2]),
+            )
+        count, duration = self._found[asked]
+        count.inc()
+        duration.observe(seconds)
+        if message["status"] == 200:
+            headers = dict(message["headers"])
+            if b"x-query-cost" in headers and b"idempotency-replayed" not in headers:
+                self._images.inc(int(headers[b"x-query-cost"]))
 
     def exposition(self) -> bytes:
         """All of it as text."""
@@ -88,6 +96,12 @@ class Measure:
 def install(app: FastAPI, service: str, gauges: Gauges | None = None) -> None:
     """Let `app` count its requests and tell at `/metrics`, with what `gauges` adds. Call it before the outermost layers."""
     metrics = Metrics(service)
+    tell(app, metrics, gauges)
+    app.add_middleware(Measure, metrics=metrics)
+
+
+def tell(app: FastAPI, metrics: Metrics, gauges: Gauges | None = None) -> None:
+    """Let `app` tell `metrics` at `/metrics`, with what `gauges` adds."""
 
     async def told(request: Request) -> Response:
         text = metrics.exposition()
@@ -96,7 +110,6 @@ def install(app: FastAPI, service: str, gauges: Gauges | None = None) -> None:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     app.add_route("/metrics", told, include_in_schema=False)
-    app.add_middleware(Measure, metrics=metrics)
 
 
 class _Once(CollectorRegistry):

@@ -73,6 +73,7 @@ def serve(
     except BadZoo as error:
         fail(str(error), BAD_ZOO)
     options: dict[str, Any] = {"host": host, "port": port, "log_config": None, "timeout_graceful_shutdown": 5}
+    options["access_log"] = False  # /metrics counts requests; a line each would take as long as a small answer
     if workers == 1:
         uvicorn.run(_application(settings, models), **options)
     else:  # each reads the settings anew, with what was told here
