@@ -36,7 +36,8 @@ def request_body() -> dict[str, Any]:
 def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(redis_url: str, **options: Any) -> Settings:
         required = {"artifacts": str(tmp_path / "artifacts"), "secret_key": Secrets.generate(), "api_key": API_KEY}
-        return Settings(redis_url=redis_url, **required | options)
+        no_data = {"METAZOO_DATA": tmp_path / "data"}  # whatever the caller's environment names
+        return Settings(redis_url=redis_url, **required | no_data | options)
 
     return make
 
