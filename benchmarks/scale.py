@@ -109,7 +109,7 @@ class Bench:
             await asyncio.to_thread(self.queue.submit, job)
             learned, done = False, 0
             overlapped = False
-            async for event in store.follow(job.id):
+            async for event in store.events.follow(job.id):
                 if event is not None and event.type == "metrics":
                     learned = True
                 if event is not None and event.type == "api" and event.data["state"] == "done":

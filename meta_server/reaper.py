@@ -83,7 +83,7 @@ class Reaper:
 
     async def _look(self, job_id: str) -> None:
         job = await self._store.load(job_id)
-        await self._store.trim(job_id)
+        await self._store.events.trim(job_id)
         due = job.due()
         if not due:
             closed = await self._store.close(job_id)

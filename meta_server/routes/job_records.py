@@ -34,7 +34,7 @@ async def job_metrics(
     limit: Annotated[int, Query(description="Most points on the page.", ge=1, le=1000)] = 1000,
 ) -> MetricPage:
     """Training metrics over time, oldest first."""
-    return await services.jobs.training_metrics(job_id, after=after, limit=limit)
+    return await services.jobs.events.metrics(job_id, after=after, limit=limit)
 
 
 @router.get("/answers", responses=problems(404))

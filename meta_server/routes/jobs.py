@@ -140,6 +140,6 @@ async def job_events(
     """What happened to a job, oldest first."""
     resume = last_event_id or after
     if "text/event-stream" not in request.headers.get("accept", ""):
-        return await services.jobs.events(job_id, after=resume, limit=limit)
-    await services.jobs.resumable(job_id, resume)
+        return await services.jobs.events.page(job_id, after=resume, limit=limit)
+    await services.jobs.events.resumable(job_id, resume)
     return events.stream(services.hub, job_id, resume)

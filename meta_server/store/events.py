@@ -15,18 +15,86 @@ Events, by type, and what their data holds:
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from contracts.jobs import Event, MetricPage, MetricPoint
+from contracts.jobs import ENDED, Event, EventPage, JobStatus, MetricPage, MetricPoint
 from contracts.problems import Fault, ProblemError
 from meta_server.store import keys
-from metering.scripts import store_errors
+from metering.scripts import Scripts, store_errors
 
 SCAN = 1000  # entries read at a time in search of metrics
+EVENTS_KEPT = 20_000  # of one job
+HEARTBEAT_SECONDS = 10.0
+POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 STREAM_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"  # 20 digits may be more than Redis can count to
+
+
+class Events:
+    """What jobs tell: pages of it, and following it. `status` gives a job's status, or raises `not-found`."""
+
+    def __init__(self, redis: Any, scripts: Scripts, status: Callable[[str], Awaitable[JobStatus]]) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._status = status
+
+    async def page(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
+        """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
+        await self.resumable(job_id, after)
+        items = list(await read(self._redis, job_id, after=after, limit=limit))
+        return EventPage(items=items, last=items[-1].id if items else after)
+
+    async def resumable(self, job_id: str, after: str | None) -> None:
+        """Whether events can be told from behind `after`. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
+        await self._status(job_id)
+        await _held(self._redis, job_id, after=after)
+
+    async def trim(self, job_id: str) -> int:
+        """Delete events beyond the newest `EVENTS_KEPT`: how many. Raises `StoreUnavailable`."""
+        deleted = await self._scripts.run(
+            "stream_trim",
+            keys=[keys.job(job_id, "events"), keys.job(job_id, "record")],
+            args=[EVENTS_KEPT, EVENTS_KEPT // 10],
+        )
+        return int(deleted)
+
+    async def metrics(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> MetricPage:
+        """Training metrics after the event `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
+        await self._status(job_id)
+        return await _metrics(self._redis, job_id, after=after, limit=limit)
+
+    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event | None]:
+        """Events as they come, from the one after `after`; None every 10 seconds of silence.
+
+        Ends after the event of the job's last status. Raises `ProblemError` (`not-found`, `invalid-request`),
+        `StoreUnavailable`.
+        """
+        last = stream_id(after) if after is not None else "0"
+        over = await self._status(job_id) in ENDED
+        silence = 0.0
+        while True:
+            with store_errors():
+                block = None if over else POLL_MILLISECONDS
+                answer = await self._redis.xread({keys.job(job_id, "events"): last}, count=100, block=block)
+            if answer:
+                silence = 0.0
+                for entry in answer[0][1]:
+                    told = event(*entry)
+                    last = told.id
+                    yield told
+                    if told.type == "status" and JobStatus(told.data["status"]) in ENDED:
+                        over = await self._status(job_id) in ENDED  # else it was retried since
+                continue
+            if over:
+                return
+            silence += POLL_MILLISECONDS / 1000
+            if silence >= HEARTBEAT_SECONDS:
+                silence = 0.0
+                yield None
+            # read once more without blocking when it has ended: the last event may have come in between
+            over = await self._status(job_id) in ENDED
 
 
 async def read(redis: Any, job_id: str, *, after: str | None, limit: int) -> Sequence[Event]:
@@ -37,7 +105,7 @@ async def read(redis: Any, job_id: str, *, after: str | None, limit: int) -> Seq
     return [event(*entry) for entry in entries]
 
 
-async def held(redis: Any, job_id: str, *, after: str | None) -> None:
+async def _held(redis: Any, job_id: str, *, after: str | None) -> None:
     """Raises `ProblemError` (`gone`; its `first` is the first event still held) if events after `after` were trimmed."""
     if after is None:
         return
@@ -58,7 +126,7 @@ def place(event_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-async def metrics(redis: Any, job_id: str, *, after: str | None, limit: int) -> MetricPage:
+async def _metrics(redis: Any, job_id: str, *, after: str | None, limit: int) -> MetricPage:
     """Training metrics after the event `after`, oldest first. Raises as `read` does."""
     points: list[MetricPoint] = []
     while True:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -13,37 +13,36 @@ from redis.asyncio import Redis
 from contracts.access import DEFAULT_TENANT
 from contracts.jobs import (
     ENDED,
-    MASKED,
     MOVES,
     ApiProgress,
-    Event,
-    EventPage,
     Job,
     JobChange,
     JobError,
     JobPage,
     JobRequest,
     JobStatus,
-    MetricPage,
     Phase,
-    Webhook,
 )
 from contracts.meta_models import MetaModel
-from contracts.money import micro
-from contracts.problems import Fault, ProblemError
+from contracts.problems import ProblemError
 from meta_server.store import events, ids, keys
 from meta_server.store.index import matching
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
+from meta_server.store.stored_request import (
+    canonical,
+    found_by,
+    ledger_fields,
+    mark_name,
+    refuse_lower,
+    webhook_secret,
+)
 from metering.leases import Lease, Leases
-from metering.ledger import Ledger, budget_fields, budget_state
+from metering.ledger import Ledger, budget_state
 from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records, StillAtWork, TooManyOpen
 from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
-HEARTBEAT_SECONDS = 10.0
-EVENTS_KEPT = 20_000  # of one job
-POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 WEBHOOK = "webhook"  # under which its secret is sealed, beside the APIs' keys
 UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
@@ -56,6 +55,7 @@ class JobStore:
         self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
         self._secrets = secrets
         self._scripts = scripts or Scripts(redis)
+        self.events = events.Events(redis, self._scripts, self.status)
         self._records = Records(self._scripts, MOVES, ends=ENDED)
         self.leases = Leases(self._scripts)
         self.service_leases = Leases(self._scripts, attempts=UNLIMITED)
@@ -83,10 +83,10 @@ class JobStore:
         with_key = [(api_id, api.api_key) for api_id, api in zip(api_ids, request.apis, strict=True)]
         api_keys = {api_id: key.get_secret_value() for api_id, key in with_key if key is not None}
         if request.webhook is not None:
-            api_keys[WEBHOOK] = _secret_of(request.webhook)
+            api_keys[WEBHOOK] = webhook_secret(request.webhook)
             with store_errors():
                 await self._redis.sadd(keys.WEBHOOKS, job_id)  # first: a job that is listed and not made is struck off
-        record = {**_found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
+        record = {**found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
         apis = {
             api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
             for api_id, api in zip(api_ids, request.apis, strict=True)
@@ -94,8 +94,8 @@ class JobStore:
         mark = None
         if idempotency_key is not None:
             mark = IdempotencyMark(
-                key=keys.idempotency(self._secrets.digest(_of(tenant, idempotency_key))),
-                digest=self._secrets.digest(_canonical(request)),
+                key=keys.idempotency(self._secrets.digest(mark_name(tenant, idempotency_key))),
+                digest=self._secrets.digest(canonical(request)),
                 seconds=IDEMPOTENCY_SECONDS,
             )
         try:
@@ -103,7 +103,7 @@ class JobStore:
                 keys.records(job_id, tenant),
                 job_id,
                 record=record,
-                budget=_budget(request),
+                budget=ledger_fields(request),
                 apis=apis,
                 mark=mark,
                 most_open=await self._most_open(tenant),
@@ -169,7 +169,7 @@ class JobStore:
             stored = await self.load(job_id)  # later than `read`: what changes in between is found out below
             raised = dict(change.budget) if change.budget else {}
             raised = {limit: value for limit, value in raised.items() if value is not None}
-            _refuse_lower(stored.request, raised)
+            refuse_lower(stored.request, raised)
             told = {field: getattr(change, field) for field in change.model_fields_set - {"budget"}}
             told = {field: value for field, value in told.items() if value is not None or field == "name"}
             request = pinned(stored.request) if raised else stored.request
@@ -185,8 +185,8 @@ class JobStore:
                 if await self._records.change(
                     keys.records(job_id),
                     read=("request", read.decode()),
-                    fields=_found_by(request),
-                    budget=_budget(request) if raised else {},
+                    fields=found_by(request),
+                    budget=ledger_fields(request) if raised else {},
                     apis={
                         api: ApiProgress(url=url).model_dump_json(exclude={"answered"}) for api, url in reopened.items()
                     },
@@ -301,62 +301,6 @@ class JobStore:
             await self._redis.delete(keys.job(job_id, "sent"))
             if (await self.load(job_id)).request.webhook is not None:
                 await self._redis.sadd(keys.WEBHOOKS, job_id)  # it has news again
-
-    async def events(self, job_id: str, *, after: str | None = None, limit: int = 100) -> EventPage:
-        """Events after the id `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
-        await self.resumable(job_id, after)
-        items = list(await events.read(self._redis, job_id, after=after, limit=limit))
-        return EventPage(items=items, last=items[-1].id if items else after)
-
-    async def resumable(self, job_id: str, after: str | None) -> None:
-        """Whether events can be told from behind `after`. Raises `ProblemError` (`not-found`, `invalid-request`, `gone`)."""
-        await self.status(job_id)
-        await events.held(self._redis, job_id, after=after)
-
-    async def trim(self, job_id: str) -> int:
-        """Delete events beyond the newest `EVENTS_KEPT`: how many. Raises `StoreUnavailable`."""
-        deleted = await self._scripts.run(
-            "stream_trim",
-            keys=[keys.job(job_id, "events"), keys.job(job_id, "record")],
-            args=[EVENTS_KEPT, EVENTS_KEPT // 10],
-        )
-        return int(deleted)
-
-    async def training_metrics(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> MetricPage:
-        """Training metrics after the event `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
-        await self.status(job_id)
-        return await events.metrics(self._redis, job_id, after=after, limit=limit)
-
-    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event | None]:
-        """Events as they come, from the one after `after`; None every 10 seconds of silence.
-
-        Ends after the event of the job's last status. Raises `ProblemError` (`not-found`, `invalid-request`),
-        `StoreUnavailable`.
-        """
-        last = events.stream_id(after) if after is not None else "0"
-        over = await self.status(job_id) in ENDED
-        silence = 0.0
-        while True:
-            with store_errors():
-                block = None if over else POLL_MILLISECONDS
-                answer = await self._redis.xread({keys.job(job_id, "events"): last}, count=100, block=block)
-            if answer:
-                silence = 0.0
-                for entry in answer[0][1]:
-                    event = events.event(*entry)
-                    last = event.id
-                    yield event
-                    if event.type == "status" and JobStatus(event.data["status"]) in ENDED:
-                        over = await self.status(job_id) in ENDED  # else it was retried since
-                continue
-            if over:
-                return
-            silence += POLL_MILLISECONDS / 1000
-            if silence >= HEARTBEAT_SECONDS:
-                silence = 0.0
-                yield None
-            # read once more without blocking when it has ended: the last event may have come in between
-            over = await self.status(job_id) in ENDED
 
     # What the workers and the reaper call.
 
@@ -526,61 +470,6 @@ class JobStore:
             told_job(job_id, text(record), budget_state(budget), text(apis), text(leases))
             for job_id, (record, budget, apis, leases) in zip(job_ids, found, strict=True)
         ]
-
-
-def _found_by(request: JobRequest) -> dict[str, str]:
-    """The request as fields of the record, with those that lists are filtered by."""
-    return {"request": request.model_dump_json(), "name": request.name or "", "tags": json.dumps(request.tags)}
-
-
-def _secret_of(webhook: Webhook) -> str:
-    """The secret that signs. Raises `ProblemError` (`invalid-request`) for one that was read back from the service."""
-    secret = webhook.secret.get_secret_value()
-    if secret == MASKED:
-        fault = Fault(field="webhook.secret", message="is masked: send the secret itself")
-        raise ProblemError("invalid-request", "1 fault; nothing was done", errors=[fault])
-    return secret
-
-
-def _budget(request: JobRequest) -> dict[str, str]:
-    """The limits and prices of a request as its ledger takes them."""
-    budget = request.budget
-    priced = {f"a{index}": api.price_per_1k for index, api in enumerate(request.apis)}
-    return budget_fields(
-        budget.queries,
-        budget.queries_per_api,
-        cost=None if budget.cost is None else micro(budget.cost),
-        seconds=budget.seconds,
-        prices={api: micro(price) for api, price in priced.items() if price is not None},
-        currency=budget.currency,
-    )
-
-
-def _refuse_lower(request: JobRequest, raised: Mapping[str, Any]) -> None:
-    """A limit that is below the one there, or that would come where there was none, is refused."""
-    found = []
-    for limit, value in raised.items():
-        before = getattr(request.budget, limit)
-        if before is None or float(value) < float(before):
-            there = "no such limit" if before is None else str(before)
-            found.append(Fault(field=f"budget.{limit}", message=f"the job has {there}: a budget is only raised"))
-    if found:
-        raise ProblemError("invalid-request", "a budget is only raised; nothing was changed", errors=found)
-
-
-def _of(tenant: str, idempotency_key: str) -> bytes:
-    """What two tenants' keys differ in, also when they are spelt the same."""
-    return (idempotency_key if tenant == DEFAULT_TENANT else f"{tenant}\n{idempotency_key}").encode()
-
-
-def _canonical(request: JobRequest) -> bytes:
-    """The request as bytes that are equal for equal requests, API keys included."""
-    body = request.model_dump(mode="json")
-    for told, api in zip(body["apis"], request.apis, strict=True):
-        told["api_key"] = api.api_key and api.api_key.get_secret_value()
-    if request.webhook is not None:
-        body["webhook"]["secret"] = request.webhook.secret.get_secret_value()
-    return json.dumps(body, sort_keys=True).encode()
 
 
 def _not_found(job_id: str) -> ProblemError:

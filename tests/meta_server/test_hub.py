@@ -19,7 +19,7 @@ from meta_server import hub
 from meta_server.app import create_app
 from meta_server.hub import Hub
 from meta_server.services import Services
-from meta_server.store import events, jobs
+from meta_server.store import events
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
 from metering.leases import Lease
@@ -82,7 +82,7 @@ async def test_every_follower_sees_every_event_once_and_in_order(
     async def follow(one: Hub, job_id: str) -> tuple[str, str | None, list[str]]:
         for _ in range(rng.randrange(40)):
             await asyncio.sleep(0)
-        page = (await store.events(job_id, limit=rng.randrange(1, 30))).items
+        page = (await store.events.page(job_id, limit=rng.randrange(1, 30))).items
         after = page[-1].id if page and rng.random() < 0.5 else None
         seen = []
         async for event in one.follow(job_id, after=after):
@@ -143,13 +143,13 @@ async def test_followers_are_told_when_redis_goes_away(
 async def test_what_was_trimmed_is_told_with_the_first_event_held(
     http: httpx.AsyncClient, services: Services, request_body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "EVENTS_KEPT", 10)
+    monkeypatch.setattr(events, "EVENTS_KEPT", 10)
     job_id, lease = await begun(services.jobs, request_body)
     for number in range(20):
         await services.jobs.warn(job_id, lease, str(number))
-    ids = [event.id for event in (await services.jobs.events(job_id)).items]
-    assert await services.jobs.trim(job_id) == len(ids) - 10
-    assert await services.jobs.trim(job_id) == 0
+    ids = [event.id for event in (await services.jobs.events.page(job_id)).items]
+    assert await services.jobs.events.trim(job_id) == len(ids) - 10
+    assert await services.jobs.events.trim(job_id) == 0
     for headers in ({}, {"Accept": "text/event-stream"}):
         path = f"/v1/jobs/{job_id}/events"
         lost = await http.get(path, params={"after": ids[3]}, headers=headers)

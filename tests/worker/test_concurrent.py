@@ -85,7 +85,7 @@ async def test_faults_in_any_order_change_no_answer_and_cost_nothing_twice(
     await asyncio.wait_for(world.acquire(job.id, "a0"), 30)
     told = await world.store.get(job.id)
     world.balance(told)
-    events = (await world.store.events(job.id, limit=1000)).items
+    events = (await world.store.events.page(job.id, limit=1000)).items
     assert [event.data for event in events if event.type == "warning"] == []
     assert told.progress.per_api["a0"].state == "done"
     assert told.budget.confirmed == one.charged == 400

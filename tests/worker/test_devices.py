@@ -70,7 +70,9 @@ async def test_out_of_memory_goes_on_with_less_and_is_told(
     await world.acquire_all(job)
     assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
     assert batches == [8, 4, 8]
-    warnings = [e.data["message"] for e in (await world.store.events(job.id, limit=1000)).items if e.type == "warning"]
+    warnings = [
+        e.data["message"] for e in (await world.store.events.page(job.id, limit=1000)).items if e.type == "warning"
+    ]
     assert warnings == ["out of memory on cuda", "out of memory on cuda with 1/2 of a chunk"]
 
 
@@ -146,5 +148,7 @@ async def test_a_gpu_without_room_is_left_for_the_cpu(world: Any, api: Any) -> N
         assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    warnings = [e.data["message"] for e in (await world.store.events(job.id, limit=1000)).items if e.type == "warning"]
+    warnings = [
+        e.data["message"] for e in (await world.store.events.page(job.id, limit=1000)).items if e.type == "warning"
+    ]
     assert any("out of memory on cuda" in message for message in warnings)

@@ -135,12 +135,12 @@ async def test_two_workers_that_both_believe_they_own_a_job(world: Any, api: Any
     await world.redis.hset(keys.job(job.id, "leases"), "deadline:acquire:a0", "1")
     await world.acquire(job.id, "a0")
     after = await world.store.get(job.id)
-    events = (await world.store.events(job.id, limit=1000)).items
+    events = (await world.store.events.page(job.id, limit=1000)).items
     wake.set()
     with pytest.raises(LeaseLost):
         await first
     assert await world.store.get(job.id) == after
-    assert (await world.store.events(job.id, limit=1000)).items == events
+    assert (await world.store.events.page(job.id, limit=1000)).items == events
     assert after.budget.confirmed == one.charged == 200
 
 
@@ -164,7 +164,9 @@ async def test_a_poisoned_checkpoint_is_refused_by_its_hash_and_made_again(
     world.context.artifacts.write(path, proper[:-4] + b"\x00\x00\x80\x7f")  # a weight that is infinite
     ended = await world.learn(job.id)
     assert ended.status == JobStatus.SUCCEEDED
-    warnings = [e.data["message"] for e in (await world.store.events(job.id, limit=1000)).items if e.type == "warning"]
+    warnings = [
+        e.data["message"] for e in (await world.store.events.page(job.id, limit=1000)).items if e.type == "warning"
+    ]
     assert any("checkpoint" in message for message in warnings)
     kept = world.context.artifacts.list(f"jobs/{job.id}/checkpoints")
     assert proper in [world.context.artifacts.read(one) for one in kept if one != path]
@@ -196,7 +198,7 @@ async def test_an_api_that_answers_the_same_for_everything_is_warned_of_and_aske
     useless, good = api(), api()
     useless.answer = lambda pixels: np.full((len(pixels), 5), 0.2, "<f4")
     told = await world.acquire_all(await world.submit(useless, good, queries=600, min_apis=1))
-    warned = [e.data for e in (await world.store.events(told.id, limit=1000)).items if e.type == "warning"]
+    warned = [e.data for e in (await world.store.events.page(told.id, limit=1000)).items if e.type == "warning"]
     assert [one["api"] for one in warned if "same answer" in one["message"]] == ["a0"]
     assert (useless.charged < 300, good.charged) == (True, 300)
     world.balance(told)

@@ -35,7 +35,7 @@ async def test_a_job_from_apis_to_meta_model(world: Any, api: Any) -> None:
     assert (model.queries, model.input_shape, len(model.apis), model.score) == (200, (3, 16, 16), 2, None)
     folder = world.context.artifacts.local(await MetaModelStore(world.redis).folder(model.id))
     assert {file.name for file in folder.iterdir()} == set(model.files)
-    types = [event.type for event in (await world.store.events(job.id, limit=1000)).items]
+    types = [event.type for event in (await world.store.events.page(job.id, limit=1000)).items]
     assert types[-2:] == ["published", "status"]
     assert await world.learn(job.id) == ended  # its message delivered again changes nothing
 
@@ -99,7 +99,7 @@ async def test_a_spent_key_ends_with_what_it_gave(world: Any, api: Any) -> None:
     assert (poor.charged, rich.charged) == (70, 100)
     assert told.budget.confirmed == 170
     assert told.progress.per_api["a0"].state == "done"
-    warnings = [e for e in (await world.store.events(told.id, limit=1000)).items if e.type == "warning"]
+    warnings = [e for e in (await world.store.events.page(told.id, limit=1000)).items if e.type == "warning"]
     assert "budget of its key" in warnings[0].data["message"]
 
 
@@ -311,7 +311,7 @@ async def test_cancelling_stops_the_training_within_a_step(world: Any, api: Any)
     job = await world.submit(api(), queries=64, method={"steps": 1_000_000, "batch": 8})
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
-    async for event in world.store.follow(job.id):
+    async for event in world.store.events.follow(job.id):
         if event is not None and event.type == "metrics":
             break
     await world.store.cancel(job.id)
@@ -393,7 +393,7 @@ async def test_training_is_paused_and_resumed(world: Any, api: Any) -> None:
     job = await world.submit(api(), queries=64, method={"steps": 300, "batch": 8})
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
-    async for event in world.store.follow(job.id):
+    async for event in world.store.events.follow(job.id):
         if event is not None and event.type == "metrics":
             break
     await world.store.pause(job.id)

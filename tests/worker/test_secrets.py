@@ -53,7 +53,7 @@ async def test_a_teachers_key_is_seen_nowhere_even_when_the_api_echoes_it(
         if told.finished_at is None:
             told = await world.learn(job.id)
     assert f"Bearer {MARKED}" in sent
-    events = [event.model_dump_json() for event in (await world.store.events(job.id, limit=1000)).items]
+    events = [event.model_dump_json() for event in (await world.store.events.page(job.id, limit=1000)).items]
     assert len(events) > 5
     held = await everything_in(world.redis)
     assert b"sealed" in held[keys.job(job.id, "record")]

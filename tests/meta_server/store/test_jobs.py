@@ -82,12 +82,12 @@ async def test_pages_are_newest_first_and_complete(store: JobStore, request_of: 
 
 
 async def test_unknown_jobs_are_not_found(store: JobStore) -> None:
-    for call in (store.get("job_x"), store.cancel("job_x"), store.events("job_x"), store.load("job_x")):
+    for call in (store.get("job_x"), store.cancel("job_x"), store.events.page("job_x"), store.load("job_x")):
         with pytest.raises(ProblemError) as raised:
             await call
         assert raised.value.problem.status == 404
     with pytest.raises(ProblemError):
-        await anext(aiter(store.follow("job_x")))
+        await anext(aiter(store.events.follow("job_x")))
 
 
 async def test_a_queued_job_is_cancelled_at_once_and_only_once(store: JobStore, request_of: Make) -> None:
@@ -181,7 +181,7 @@ async def test_a_paused_job_keeps_its_holds_and_says_why(store: JobStore, reques
     assert not await store.close(job.id)  # the reaper goes on looking after it
     told = await store.get(job.id)
     assert (told.status, told.reason, told.budget.reserved) == (JobStatus.PAUSED, "the disk is full", 10)
-    reasons = [event.data.get("reason") for event in (await store.events(job.id)).items]
+    reasons = [event.data.get("reason") for event in (await store.events.page(job.id)).items]
     assert reasons[-2:] == ["the disk is full"] * 2
     assert (await store.resume(job.id)).reason is None
     await store.pause(job.id)
@@ -235,7 +235,7 @@ async def test_following_goes_on_over_a_retry(store: JobStore, request_of: Make)
     await store.fail(job.id, JobError(code="c", message="m"))
     await store.retry(job.id)
     await store.cancel(job.id)
-    seen = [event async for event in store.follow(job.id) if event is not None]
+    seen = [event async for event in store.events.follow(job.id) if event is not None]
     assert [event.data["status"] for event in seen] == ["queued", "failed", "queued", "cancelled"]
 
 
@@ -253,7 +253,7 @@ async def test_changes_are_kept_and_budgets_only_raised(store: JobStore, request
         with pytest.raises(ProblemError) as raised:
             await store.change(job.id, JobChange(budget=budget), pinned=planned)
         assert [fault.field for fault in raised.value.problem.errors] == [f"budget.{list(budget)[-1]}"]
-    assert (await store.events(job.id)).items[-1].data == {"name": None, "budget": {"queries": 300}}
+    assert (await store.events.page(job.id)).items[-1].data == {"name": None, "budget": {"queries": 300}}
     await store.cancel(job.id)
     assert (await store.change(job.id, JobChange(notes="late"), pinned=planned)).notes == "late"
     with pytest.raises(ProblemError, match="cancelled"):
@@ -320,26 +320,26 @@ async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -
     await store.begin(job.id, lease)
     await store.phase(job.id, lease, Phase.PROBE)
     await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="probing", planned=10))
-    first = await store.events(job.id, limit=2)
-    rest = await store.events(job.id, after=first.last)
+    first = await store.events.page(job.id, limit=2)
+    rest = await store.events.page(job.id, after=first.last)
     assert [event.type for event in first.items + rest.items] == ["status", "status", "phase", "api"]
-    assert (await store.events(job.id, after=rest.last)).items == []
+    assert (await store.events.page(job.id, after=rest.last)).items == []
     with pytest.raises(ProblemError) as raised:
-        await store.events(job.id, after="x")
+        await store.events.page(job.id, after="x")
     assert raised.value.problem.status == 422
 
 
 async def test_following_ends_with_the_last_status(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     seen = []
-    async for event in store.follow(job.id):
+    async for event in store.events.follow(job.id):
         if event is None:
             continue
         seen.append(event)
         if len(seen) == 1:
             await store.cancel(job.id)
     assert [event.data["status"] for event in seen] == ["queued", "cancelled"]
-    assert [event async for event in store.follow(job.id, after=seen[-1].id)] == []
+    assert [event async for event in store.events.follow(job.id, after=seen[-1].id)] == []
 
 
 async def test_a_stale_worker_can_write_nothing(store: JobStore, clock: Any, request_of: Make) -> None:
@@ -405,7 +405,7 @@ async def test_publishing_shows_model_state_and_events_together(
     assert await models.get(published.id) == published
     assert await models.folder(published.id) == "f"
     assert (await models.list()).items == [published]
-    assert [event.type for event in (await store.events(job.id)).items][-2:] == ["published", "status"]
+    assert [event.type for event in (await store.events.page(job.id)).items][-2:] == ["published", "status"]
     with pytest.raises(ProblemError):
         await models.get("mm_x")
 
