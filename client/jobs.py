@@ -55,15 +55,19 @@ class Jobs:
         """
         return self._driver.call(_create(request, idempotency_key), Job)
 
-    def estimate(self, request: JobRequest | Mapping[str, Any]) -> Estimate:
-        """What a job would come to: queries, cost and expected accuracy. Nothing is stored, asked or spent.
+    def estimate(
+        self, request: JobRequest | Mapping[str, Any], *, probe: bool = False, probe_images: int = 8
+    ) -> Estimate:
+        """What a job would come to: queries, cost and expected accuracy. Nothing is stored.
 
             told = metazoo.jobs.estimate({"apis": [{"url": url, "price_per_1k": "1.50"}], "budget": {"queries": 5000}})
             print(told.queries, told.cost, told.accuracy)
 
-        Raises `InvalidRequest` with every fault by field.
+        With `probe`, workers ask each API about at most `probe_images` images, which it charges for; `told.probe` says how many
+        were charged and what the APIs showed, `told.seconds` how long asking takes at the rates they state. Such a call is not
+        repeated by itself. Raises `InvalidRequest` with every fault by field, `ApiUnavailable` when no worker told in time.
         """
-        return self._driver.call(_estimate(request), Estimate)
+        return self._driver.call(_estimate(request, probe, probe_images), Estimate)
 
     def retrieve(self, job_id: str) -> Job:
         """The job as it is now. Raises `NotFound`."""
@@ -196,9 +200,11 @@ class AsyncJobs:
         """Start a job; see `Jobs.create`."""
         return await self._driver.call(_create(request, idempotency_key), Job)
 
-    async def estimate(self, request: JobRequest | Mapping[str, Any]) -> Estimate:
+    async def estimate(
+        self, request: JobRequest | Mapping[str, Any], *, probe: bool = False, probe_images: int = 8
+    ) -> Estimate:
         """What a job would come to; see `Jobs.estimate`."""
-        return await self._driver.call(_estimate(request), Estimate)
+        return await self._driver.call(_estimate(request, probe, probe_images), Estimate)
 
     async def retrieve(self, job_id: str) -> Job:
         """The job as it is now. Raises `NotFound`."""
@@ -383,9 +389,11 @@ def _create(request: JobRequest | Mapping[str, Any], idempotency_key: str | None
     return Request("POST", "/v1/jobs", headers=headers, content=json.dumps(request, default=_revealed).encode())
 
 
-def _estimate(request: JobRequest | Mapping[str, Any]) -> Request:
-    content = json.dumps(request, default=_revealed).encode()
-    return Request("POST", "/v1/jobs/estimate", headers={"Content-Type": "application/json"}, content=content)
+def _estimate(request: JobRequest | Mapping[str, Any], probe: bool, probe_images: int) -> Request:
+    body = _revealed(request) | ({"probe": True, "probe_images": probe_images} if probe else {})
+    content = json.dumps(body, default=_revealed).encode()
+    headers = {"Content-Type": "application/json"}
+    return Request("POST", "/v1/jobs/estimate", headers=headers, content=content, repeatable=not body.get("probe"))
 
 
 def _revealed(value: object) -> Any:

@@ -38,6 +38,7 @@ def estimate(request: JobRequest) -> Estimate:
         currency=request.budget.currency,
         per_api=per_api,
         accuracy=expected(request.method.name, asked),
+        seconds_reason="APIs state their rates when they are asked: send probe",
     )
 
 

@@ -8,6 +8,7 @@ from contracts.jobs import Job
 from meta_server.store.stored_job import LEARN, acquire_role
 
 ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK = "worker.acquire_api", "worker.learn", "worker.notify"
+PROBE_TASK = "worker.probe"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
@@ -36,6 +37,10 @@ class Queue:
     def notify(self, job_id: str) -> None:
         """Have the job's webhook told what it was not told yet."""
         self._celery.send_task(NOTIFY_TASK, args=[job_id], queue=ACQUIRE_QUEUE)
+
+    def probe(self, probe_id: str) -> None:
+        """Have the APIs of an estimate probed."""
+        self._celery.send_task(PROBE_TASK, args=[probe_id], queue=ACQUIRE_QUEUE)
 
     def send(self, job_id: str, role: str) -> None:
         """Have the work of a role done."""

@@ -24,6 +24,7 @@ from meta_server.store.adapted_models import AdaptedModelStore
 from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
+from meta_server.store.probes import Probes
 from meta_server.store.secrets import Secrets
 from metering.policy import policy_of
 from metering.scripts import Scripts, StoreUnavailable, connect, disconnect
@@ -39,6 +40,7 @@ class Services:
     access: AccessStore
     hub: Hub
     jobs: JobStore
+    probes: Probes
     meta_models: MetaModelStore
     adapted_models: AdaptedModelStore
     artifacts: Artifacts
@@ -73,7 +75,8 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         if queue is None:
             queue = Queue(url)
             opened.callback(queue.close)
-        jobs = JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value()))
+        secrets = Secrets(settings.secret_key.get_secret_value())
+        jobs = JobStore(redis, secrets=secrets)
         meta_models = MetaModelStore(redis)
         artifacts = Artifacts(settings.artifacts)
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
@@ -94,6 +97,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             AccessStore(redis),
             hub,
             jobs,
+            Probes(redis, secrets=secrets),
             meta_models,
             adapted_models,
             artifacts,

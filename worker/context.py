@@ -12,6 +12,7 @@ from meta_server.queue import Queue
 from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Learners
+from meta_server.store.probes import Probes
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN
 from meta_server.store.webhooks import Webhooks
@@ -32,6 +33,7 @@ class Context:
 
     store: JobStore
     webhooks: Webhooks
+    probes: Probes
     learners: Learners
     artifacts: Artifacts
     queue: Queue
@@ -68,10 +70,12 @@ async def open_context(
     """The context of one task in production."""
     redis = connect(settings.redis_url.get_secret_value())
     guard = Guard(settings.allow)
+    secrets = Secrets(settings.secret_key.get_secret_value())
     try:
         yield Context(
-            store=JobStore(redis, secrets=Secrets(settings.secret_key.get_secret_value())),
+            store=JobStore(redis, secrets=secrets),
             webhooks=Webhooks(redis),
+            probes=Probes(redis, secrets=secrets),
             learners=Learners(redis),
             artifacts=Artifacts(settings.artifacts),
             queue=queue,

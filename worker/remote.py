@@ -201,8 +201,8 @@ class RemoteTeacher:
     def encode(self, start: int, stop: int) -> tuple[bytes, dict[str, str]]:
         """Body and headers of the request about these places: the same bytes each time."""
         pixels = self.images(self.indices[start:stop])
-        typed = _typed(pixels, self.info.datatype)
-        tensor = Tensor(name="images", datatype=self.info.datatype, shape=pixels.shape, data=typed.tobytes())
+        pixels_typed = typed(pixels, self.info.datatype)
+        tensor = Tensor(name="images", datatype=self.info.datatype, shape=pixels.shape, data=pixels_typed.tobytes())
         return self.model.encode(tensor)
 
     async def _resolve(self, hold: Hold) -> None:
@@ -258,7 +258,7 @@ class RemoteTeacher:
             if wait > LONGEST_HINT or time.monotonic() - failing_since > self.patience:
                 await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
                 did = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
-                raise Enough(f"it {did} for {max(wait, self.patience):.0f} s: {_named(refused)}") from refused
+                raise Enough(f"it {did} for {max(wait, self.patience):.0f} s: {named(refused)}") from refused
             try:
                 if isinstance(refused, RateLimited):
                     self._pacer.hold_off(wait)  # the others too: they would be refused as well
@@ -294,7 +294,7 @@ class RemoteTeacher:
         await self._settle(chunk, Outcome.UNCONFIRMED)
         self._losses, self._lost_at = self._losses + 1, time.monotonic()
         if self._losses >= MOST_LOSSES:
-            raise Enough(f"{self._losses} answers in a row were lost: {_named(error)}") from error
+            raise Enough(f"{self._losses} answers in a row were lost: {named(error)}") from error
 
     async def _refused(self, chunk: Chunk, error: MetazooError, maybe_sent: bool) -> None:
         """The API refused the chunk and charged nothing for this attempt."""
@@ -309,7 +309,7 @@ class RemoteTeacher:
         elif isinstance(error, BudgetExhausted):
             raise Enough("the budget of its key is spent") from error
         else:
-            raise BadApi(f"it refused the request: {_named(error)}") from error
+            raise BadApi(f"it refused the request: {named(error)}") from error
 
     async def _keep(self, chunk: Chunk, answer: Answer, turn: Turn) -> None:
         """Learn what the answer says of rates, store it, then confirm it."""
@@ -353,7 +353,7 @@ class RemoteTeacher:
             self.answered += settled.chunk.images
 
 
-def _typed(pixels: NDArray[np.uint8] | NDArray[np.float32], datatype: str) -> NDArray[Any]:
+def typed(pixels: NDArray[np.uint8] | NDArray[np.float32], datatype: str) -> NDArray[Any]:
     """Pixels as the API takes them: UINT8, or FP32 in [0, 1]."""
     if pixels.dtype == np.uint8:
         return pixels if datatype == "UINT8" else pixels.astype("<f4") / np.float32(255)
@@ -372,6 +372,6 @@ def _may_be_charged(error: MetazooError) -> bool:
     return True
 
 
-def _named(error: MetazooError) -> str:
+def named(error: MetazooError) -> str:
     """What went wrong, in our words: the API's own are not repeated."""
     return f"status {error.status}" if error.status is not None else str(error)

@@ -14,13 +14,14 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from contracts.problems import ProblemError
-from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK, Queue
+from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, Queue
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
 from worker import metrics
 from worker.acquire import acquire
 from worker.context import open_context
+from worker.estimating import probe
 from worker.loop import Loop
 from worker.role import Work, work_on
 from worker.settings import Settings
@@ -96,6 +97,19 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
                 loop.run(_notify(job_id))
             except (ProblemError, LeaseLost, StoreUnavailable) as error:
                 log.warning("not_notified", cause=str(error))  # the reaper sends it again
+
+    async def _probe(probe_id: str) -> None:
+        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
+            await probe(context, probe_id)
+
+    @app.task(name=PROBE_TASK)
+    def probe_apis(probe_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(probe_id=probe_id):
+            try:
+                with stopping.at_work():
+                    loop.run(_probe(probe_id))
+            except StoreUnavailable as error:
+                log.warning("not_probed", cause=str(error))  # who waits for it says what may have been charged
 
     @app.task(name=LEARN_TASK)
     def learn(job_id: str) -> None:

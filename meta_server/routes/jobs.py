@@ -5,17 +5,26 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
 
-from contracts.estimates import Estimate
+from contracts.estimates import Estimate, EstimateRequest
 from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
+from contracts.problems import Problem
 from meta_server import events
 from meta_server.estimates import estimate
 from meta_server.planning import pinned
+from meta_server.probing import probed, with_probe
 from meta_server.routes.access import CallerDep, ServicesDep
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
 from meta_server.store.events import STREAM_ID
 
 _LOCATION = {"Location": {"description": "The job's URL, relative to the server.", "schema": {"type": "string"}}}
 _CREATED: Responses = {202: {"headers": _LOCATION}}
+_NOT_PROBED: Responses = {
+    503: {
+        "model": Problem,
+        "description": "Redis is not reachable, or no worker told what a probe showed: `charged_at_most` says how many images "
+        "may have been charged, none where it is absent.",
+    }
+}
 _STREAM: Responses = {
     200: {
         "description": "A page of events; or, for `Accept: text/event-stream`, events as they happen until the job has "
@@ -55,10 +64,20 @@ async def create_job(
     return job
 
 
-@router.post("/estimate", responses=problems(400, 408, 413, 415))
-async def estimate_job(request: JobRequest) -> Estimate:
-    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is stored or asked."""
-    return await to_thread.run_sync(estimate, request)
+@router.post("/estimate", responses=problems(400, 408, 409, 413, 415) | _NOT_PROBED)
+async def estimate_job(request: EstimateRequest, services: ServicesDep, caller: CallerDep) -> Estimate:
+    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is stored.
+
+    With `probe`, workers ask each API about a few images, which are charged, and it tells what they showed, and how long asking
+    takes at the rates they state. It answers within half a minute; a 503 says how many images may have been charged.
+    """
+    told = await to_thread.run_sync(estimate, request)
+    if not request.probe:
+        return told
+    await services.access.note(
+        tenant=caller.tenant, key=caller.key, action="POST /v1/jobs/estimate (probe)", status=200
+    )
+    return with_probe(told, await probed(services, request, tenant=caller.tenant))
 
 
 @router.get("")

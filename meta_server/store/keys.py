@@ -25,6 +25,11 @@ def job(job_id: str, part: str) -> str:
     return f"{PREFIX}:job:{job_id}:{part}"
 
 
+def probe(probe_id: str) -> str:
+    """Hash, for a few minutes: `sealed` (what is asked of whom), `claimed`, `result` (JSON of Probe)."""
+    return f"{PREFIX}:probe:{probe_id}"
+
+
 def meta_model(meta_model_id: str) -> str:
     """Hash: `record` (JSON of MetaModel) and `folder` in the artefact store."""
     return f"{PREFIX}:meta-model:{meta_model_id}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from contracts.estimates import Probe
 from contracts.jobs import Job, JobStatus
 from contracts.methods import METHOD_NAMES
 from metazoo.connection import (
@@ -108,19 +109,27 @@ def submit(
 @app.command()
 def estimate(
     file: Annotated[str, typer.Argument(help="The job as JSON, `-` for standard input.")],
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each API about a few images, which it charges for.")
+    ] = False,
+    probe_images: Annotated[int, typer.Option(min=2, max=64, help="Most images for each API, with --probe.")] = 8,
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Nothing is asked or spent."""
+    """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Only --probe spends."""
     with connected(url, api_key_env, ready_file) as metazoo:
-        told = metazoo.jobs.estimate(_read_document(file))
+        told = metazoo.jobs.estimate(_read_document(file), probe=probe, probe_images=probe_images)
     if as_json:
         typer.echo(told.model_dump_json())
         return
     cost = "unknown: give each API a price_per_1k" if told.cost is None else f"{told.cost} {told.currency} at most"
     typer.echo(f"images  {told.queries} to {len(told.per_api)} APIs\ncost    {cost}")
+    took = f"unknown: {told.seconds_reason}" if told.seconds is None else f"{told.seconds:,.0f} s at the stated rates"
+    typer.echo(f"asking  {took}")
+    if told.probe is not None:
+        _show_probe(told.probe)
     if told.accuracy is None:
         typer.echo("accuracy: nothing like this job was measured")
         return
@@ -128,6 +137,19 @@ def estimate(
         high, untrained = told.accuracy.high[shots], told.accuracy.untrained[shots]
         typer.echo(f"{shots}-shot  {low} to {high} % (untrained {untrained} %)")
     typer.echo(f"as measured on {told.accuracy.measured_on}")
+
+
+def _show_probe(probe: Probe) -> None:
+    """What the APIs showed, a line each; what was charged."""
+    from rich.console import Console
+    from rich.table import Table
+
+    typer.echo(f"probe   {probe.charged} images charged, {probe.unconfirmed} unconfirmed")
+    table = Table("api", "classes", "decimals", "top-k", "same again", "batch", "seconds", "ended early", box=None)
+    for api_id, api in probe.per_api.items():
+        facts = (api.classes, api.decimals, api.top_k, api.deterministic, api.max_images, api.latency)
+        table.add_row(api_id, *("" if fact is None else str(fact) for fact in facts), api.reason or "")
+    Console().print(table)
 
 
 @app.command("list")

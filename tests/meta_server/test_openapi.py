@@ -11,6 +11,7 @@ from PIL import Image
 
 from contracts.jobs import JobError
 from contracts.meta_models import MetaModel
+from meta_server import probing
 from meta_server.services import Services
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -30,7 +31,9 @@ async def test_the_server_answers_as_it_says(
     publish: Callable[..., Awaitable[MetaModel]],
     request_body: dict[str, Any],
     contradictions: Callable[..., Awaitable[list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(probing, "WAIT", 0.05)  # no worker is there
     document = (await http.get("/openapi.json")).json()
     model = await publish()
     task = {"support": {"images": [picture("red"), picture("green")], "labels": ["red", "green"]}}

@@ -263,3 +263,23 @@ def test_what_is_asked_of_a_job(arguments: Any, method: str, path: str, body: An
     assert (ran.exit_code, ran.stdout) == (0, "job_1 paused: night\n")
     sent = server.requests[0]
     assert (sent.method, sent.url.path, json.loads(sent.content or "null")) == (method, path, body)
+
+
+def test_an_estimate_with_a_probe_tells_what_was_charged(command: Any, tmp_path: Path) -> None:
+    seen = {"charged": 4, "unconfirmed": 2, "classes": 5, "deterministic": True, "reason": "status 500"}
+    told = {"queries": 300, "cost": None, "currency": "USD", "per_api": {}, "accuracy": None, "seconds": 30.0}
+    told["probe"] = {"charged": 4, "unconfirmed": 2, "per_api": {"a0": seen}}
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json=told)
+
+    file = tmp_path / "job.json"
+    file.write_text('{"apis": []}')
+    ran = command(app, answer, "estimate", file, "--probe", "--probe-images", 6, *HERE)
+    assert (ran.exit_code, asked) == (0, [{"apis": [], "probe": True, "probe_images": 6}])
+    assert "asking  30 s at the stated rates\nprobe   4 images charged, 2 unconfirmed\n" in ran.stdout
+    assert "status 500" in ran.stdout
+    assert command(app, answer, "estimate", file, "--json", *HERE).exit_code == 0
+    assert asked[1] == {"apis": []}

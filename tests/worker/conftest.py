@@ -17,6 +17,7 @@ from contracts.jobs import Job, JobRequest
 from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.learners import Announcement, Learners
+from meta_server.store.probes import Probes
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN, acquire_role
 from meta_server.store.webhooks import Webhooks
@@ -221,8 +222,10 @@ async def world(redis_url: str, anyio_backend: str, tmp_path: Path) -> AsyncIter
     queue = FakeQueue()
     learners = Learners(redis)
     await learners.announce("l", Announcement(classes={"glyphs": {"val": 30}}, missing={"cifar-fs": "looked in /data"}))
+    secrets = Secrets(Secrets.generate())
     context = Context(
-        store=JobStore(redis, secrets=Secrets(Secrets.generate())),
+        store=JobStore(redis, secrets=secrets),
+        probes=Probes(redis, secrets=secrets),
         webhooks=Webhooks(redis),
         learners=learners,
         artifacts=Artifacts(str(tmp_path / "artifacts")),
