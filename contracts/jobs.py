@@ -71,6 +71,11 @@ class ApiSpec(Input):
         None, description="What the adapter `classify` needs to know; with it alone."
     )
     custom: CustomOptions | None = Field(None, description="What the adapter `custom` needs to know; with it alone.")
+    access: Literal["predict", "weights"] = Field(
+        "predict",
+        description="What is taken from it: answers, each of which is a query, or the weights that its host publishes, which "
+        "cost none. `weights` goes with methods whose `gradients.source` is `weights`.",
+    )
     price_per_1k: Price | None = Field(None, description="What 1,000 images cost, in the budget's currency.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer key. Encrypted at rest, never returned.")
 
@@ -95,6 +100,8 @@ class ApiSpec(Input):
                 found.append(((adapter,), f"is needed with the adapter {adapter}"))
             if self.adapter != adapter and options is not None:
                 found.append(((adapter,), f"goes with the adapter {adapter} alone"))
+        if self.adapter != "oip" and self.access == "weights":
+            found.append((("access",), "weights goes with the adapter oip alone"))
         refuse("ApiSpec", found)
         return self
 
@@ -219,15 +226,14 @@ class JobRequest(Input):
         if self.budget.cost is not None:
             unpriced = [index for index, api in enumerate(self.apis) if api.price_per_1k is None]
             found += [(("apis", index, "price_per_1k"), "is required with budget.cost") for index in unpriced]
-        gradients = getattr(self.method, "gradients", None)
-        if gradients is not None and gradients.source == "weights":
-            message = (
-                "these APIs give answers and no weights: choose zeroth-order, surrogate or guided, which take answers alone "
-                "and spend queries, or another method"
-            )
-            found.append((("method", "gradients", "source"), message))
-        refuse("JobRequest", found)
+        refuse("JobRequest", found + _access_faults(self))
         return self
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether its method learns from published weights, and asks no API anything."""
+        gradients = getattr(self.method, "gradients", None)
+        return gradients is not None and gradients.source == "weights"
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
@@ -238,6 +244,30 @@ class JobRequest(Input):
     def least_apis(self) -> int:
         """APIs without which the job cannot go on."""
         return self.min_apis if self.min_apis is not None else max(1, len(self.apis) // 2)
+
+
+def _access_faults(request: JobRequest) -> list[tuple[Place, str]]:
+    """Where an API gives something else than the method takes."""
+    if not request.takes_weights:
+        message = (
+            f"{request.method.name}, as asked for, takes answers: set it to predict, or choose a method whose "
+            "gradients.source is weights"
+        )
+        found: list[tuple[Place, str]] = [
+            (("apis", index, "access"), message) for index, api in enumerate(request.apis) if api.access == "weights"
+        ]
+        if getattr(request.method, "start", None) == "average":
+            found.append((("method", "start"), "average is of weights: set gradients.source to weights too"))
+        return found
+    closed = [f"apis.{index}.access" for index, api in enumerate(request.apis) if api.access == "predict"]
+    if not closed:
+        return []
+    named = ", ".join(closed[:3]) + (f" and {len(closed) - 3} more" if len(closed) > 3 else "")
+    message = (
+        f"takes weights, and {named} is predict: set it to weights where the host publishes them, or choose zeroth-order, "
+        "surrogate or guided, which take answers alone and spend queries, or another method"
+    )
+    return [(("method", "gradients", "source"), message)]
 
 
 class CostState(Record):

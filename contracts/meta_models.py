@@ -67,6 +67,11 @@ class MetaModel(Record):
     )
     files: dict[str, str] = Field(description="File name to SHA-256.")
     budget: int | None = Field(None, description="What the job might spend, in images; null where it was not noted.")
+    teacher_passes: int | None = Field(
+        None,
+        description="Images that went forward or back through published weights, which costs no query; null where APIs "
+        "were asked.",
+    )
     tags: list[str] = Field([], description="To group meta-models by; at first the job's.")
     notes: str = Field("", description="Whatever the next person should know.")
 

@@ -40,11 +40,13 @@ def save(
     evaluation: Evaluation | None = None,
     score: Score | None = None,
     random_score: Score | None = None,
+    teacher_passes: int | None = None,
 ) -> dict[str, str]:
     """Write a meta-model into `folder` (made if missing) and return file name -> SHA-256.
 
     record: what metrics.json holds beside the scores: plain JSON values, such as the training losses.
-    apis: SHA-256 of each API's URL. queries: images paid for. version: of Metazoo.
+    apis: SHA-256 of each API's URL. queries: images paid for. version: of Metazoo. teacher_passes: images that went forward or
+    back through published weights; None where answers were learned from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -67,6 +69,7 @@ def save(
         "apis": apis,
         "seed": seed,
         "version": version,
+        "teacher_passes": teacher_passes,
     }
     files = {
         CONFIG: _json(config),
@@ -143,6 +146,7 @@ def _card(
     random_score: Score | None,
 ) -> str:
     config, (_, height, width) = backbone.config, backbone.input_shape
+    passes = provenance["teacher_passes"]
     lines = [
         "---",
         "library_name: metazoo",
@@ -151,12 +155,14 @@ def _card(
         "",
         f"# {name}",
         "",
-        f"A {config.backbone} backbone of width {config.width} for {height}x{width} images, learned from the answers of "
+        f"A {config.backbone} backbone of width {config.width} for {height}x{width} images, learned from the "
+        f"{'answers' if passes is None else 'published weights'} of "
         f"{len(provenance['apis'])} classification APIs by `{provenance['method']}`. No training data was seen.",
         "It takes RGB images, uint8 or in [0, 1], and gives "
         f"{backbone.dim} features; adapt it to a task with a handful of labelled images.",
         "",
         f"- queries paid for: {provenance['queries']:,} images",
+        *([] if passes is None else [f"- passes through the weights, forward or back: {passes:,} images"]),
         f"- seed: {provenance['seed']}",
         f"- Metazoo version: {provenance['version']}",
         "- options: `" + json.dumps(provenance["options"], sort_keys=True) + "`",

@@ -19,7 +19,9 @@ from torch.func import functional_call
 
 from contracts.zoo import SUFFIXES, Manifest, Network, Normalisation, TeacherEntry
 from dfml import foreign
-from dfml.nets import Classifier, build_classifier, check_fit, load_weights, weights
+from dfml.nets import Classifier, build_classifier, check_fit, load_weights, shapes, weights
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 CHUNK = 64
 """Images at once: on a CPU core the activations of 64 still fit the cache, those of 512 run 1.5 times slower."""
@@ -215,11 +217,26 @@ def load_teacher(manifest: Manifest, entry: TeacherEntry, weights: Path | bytes)
     try:
         if network.backbone in SUFFIXES:
             return ModuleTeacher(foreign.read(network, held), ways=ways, input_shape=network.input)
-        classifier = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
-        load_weights(classifier, read_safetensors(held))
-    except (SafetensorError, ValueError) as error:
+        return white_box(network, held, ways=ways)
+    except ValueError as error:
         raise BadTeacher(f"{entry.file}: {error}") from error
-    return ModuleTeacher(classifier, ways=ways, input_shape=network.input)
+
+
+def white_box(network: Network, held: bytes, *, ways: int, device: torch.device | str = "cpu") -> ModuleTeacher:
+    """The teacher whose weights these bytes of a safetensors file are.
+
+    Raises ValueError unless they are finite floats that fit this architecture; nothing of its size is made before that.
+    """
+    try:
+        tensors = read_safetensors(held)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch has not
+        raise ValueError(f"they cannot be read as safetensors: {error}") from error
+    if strange := [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS]:
+        raise ValueError(f"{strange[0]} holds {tensors[strange[0]].dtype}, not floats of 16 bits or more")
+    check_fit(_expected(network, ways), tensors)
+    classifier = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
+    load_weights(classifier, tensors)
+    return ModuleTeacher(classifier, ways=ways, input_shape=network.input, device=device)
 
 
 def check_weights(network: Network, ways: int, held: bytes) -> None:
@@ -236,8 +253,17 @@ def check_weights(network: Network, ways: int, held: bytes) -> None:
 
 @lru_cache(64)
 def _expected(network: Network, ways: int) -> dict[str, tuple[int, ...]]:
-    built = classifier_of(network, ways=ways, generator=torch.Generator().manual_seed(0))
-    return {name: tuple(tensor.shape) for name, tensor in weights(built).items()}
+    with torch.device("meta"):  # shapes alone: a network that is stated may be larger than memory
+        return shapes(
+            Classifier(
+                network.width,
+                network.input,
+                ways,
+                normalisation=network.normalise,
+                conv_bias=network.conv_bias,
+                backbone=network.backbone,
+            )
+        )
 
 
 def classifier_of(network: Network, *, ways: int, generator: torch.Generator) -> Classifier:

@@ -2,20 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from kombu.exceptions import OperationalError
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
-from client.model import ModelInfo
 from contracts.jobs import ApiProgress, JobError, Phase
 from contracts.methods import ProceduralQueries
 from meta_server.store import stored_job
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
-from worker.adapters import RemoteModel, open_model
+from worker.adapters import open_model
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info, check_same_size
@@ -23,6 +23,9 @@ from worker.queries import plan_of, resized, shared_images
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why, end
+from worker.weights import keep_weights, take_weights
+
+T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between questions for the metadata
 LOOK_EVERY = 5.0  # seconds between looks at whether the learner is due and whether others wait
@@ -75,7 +78,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
     key = await store.api_key(job.id, api_id)
     secret = None if key is None else key.get_secret_value()
     async with open_model(job.spec(api_id), secret, transport=context.transport(), timeout=context.timeout) as model:
-        info = await _describe(context, job, api_id, model, watch)
+        info = await _patiently(context, job, api_id, model.metadata, watch)
         check_info(info)
         shape = await store.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
         if not isinstance(job.request.method, ProceduralQueries):
@@ -84,6 +87,11 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
         classes = await store.agree_on_classes(job.id, watch.lease, api_id, info.classes)
         if classes != info.classes:
             raise BadApi(f"it had {classes} classes before and now has {info.classes}")
+        if job.request.takes_weights:
+            take = partial(take_weights, context, job, api_id, secret, info)
+            network, content = await _patiently(context, job, api_id, take, watch)
+            await keep_weights(context, job, api_id, network, content, ways=classes, watch=watch)
+            return
         teacher = RemoteTeacher(
             job_id=job.id,
             api_id=api_id,
@@ -135,13 +143,15 @@ async def _looking_around(
         await end(looking)
 
 
-async def _describe(context: Context, job: StoredJob, api_id: str, model: RemoteModel, watch: Watch) -> ModelInfo:
-    """The API's metadata, which costs nothing. An API that is down is reported, and tried again for a while."""
+async def _patiently(
+    context: Context, job: StoredJob, api_id: str, ask: Callable[[], Coroutine[Any, Any, T]], watch: Watch
+) -> T:
+    """What the API tells without charge. An API that is down is reported, and tried again for a while."""
     since, pause = time.monotonic(), FIRST_PAUSE
     while True:
         watch.check()
         try:
-            return await watch.finish(asyncio.wait_for(model.metadata(), context.timeout))
+            return await watch.finish(asyncio.wait_for(ask(), context.timeout))
         except TimeoutError:
             error: ApiUnavailable | RateLimited = ApiUnavailable(f"no whole answer within {context.timeout:.0f} s")
         except (ApiUnavailable, RateLimited) as unavailable:

@@ -3,11 +3,14 @@
 In the training thread each API is a `dfml` teacher. What it asks goes to the event loop, to the same `RemoteTeacher` that asks
 planned images: reserve, send, store, settle. Whoever takes the job up again trains from the start; the same seed makes the same
 images, and what was settled is read from the store instead of being asked again: the digest of each request says so.
+
+Where the method takes published weights, the teachers are built from those that acquisition kept, and nothing is asked.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +24,7 @@ from client.errors import MetazooError
 from contracts.jobs import JobError
 from dfml.access import WeightsNeeded
 from dfml.methods import METHODS
-from dfml.teachers import check_images
+from dfml.teachers import ModuleTeacher, Teacher, check_images, white_box
 from meta_server.store.stored_job import StoredJob
 from metering.ledger import Outcome, Settled
 from worker.adapters import open_model
@@ -31,6 +34,7 @@ from worker.probe import BadApi, check_same_size
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Watch
+from worker.weights import KeptWeights, checkpoint_of, place_of
 
 OnStep = Callable[..., None]
 
@@ -115,10 +119,15 @@ async def learn_from_apis(context: Context, job: StoredJob, watch: Watch, *, dev
     gives no more: its answers stay, and the job can be retried.
     """
     request, method = job.request, METHODS[job.request.method.name]
-    async with _apis(context, job, watch) as teachers:
+    async with AsyncExitStack() as stack:
+        teachers: Sequence[Teacher]
+        if request.takes_weights:
+            teachers = whites = await _white_boxes(context, job, device)
+        else:
+            teachers, whites = await stack.enter_async_context(_apis(context, job, watch)), []
 
         def train() -> Any:
-            return method.train(
+            done = method.train(
                 teachers,
                 request.meta_model,
                 request.method,
@@ -128,6 +137,10 @@ async def learn_from_apis(context: Context, job: StoredJob, watch: Watch, *, dev
                 device=device,
                 on_step=on_step,
             )
+            if not whites:
+                return done
+            passes = sum(teacher.forward_passes + teacher.backward_passes for teacher in whites)
+            return replace(done, metrics=done.metrics | {"teacher_passes": float(passes)})
 
         try:
             return await asyncio.to_thread(train)
@@ -175,6 +188,20 @@ async def _apis(context: Context, job: StoredJob, watch: Watch) -> AsyncIterator
             )
             teachers.append(Asked(remote, loop, await ledger.settled(api_id)))
         yield teachers
+
+
+async def _white_boxes(context: Context, job: StoredJob, device: str) -> list[ModuleTeacher]:
+    """The teachers whose weights acquisition kept, in the order of the request. Raises `JobFault` for what is no such thing."""
+
+    def load(api_id: str) -> ModuleTeacher:
+        kept = KeptWeights.model_validate_json(job.checkpoints[checkpoint_of(api_id)])
+        try:
+            return white_box(kept.network, context.artifacts.recall(kept.path), ways=kept.ways, device=device)
+        except ValueError as error:  # it may hold words of the file's, which are not repeated
+            told = f"the weights that {job.spec(api_id).url} publishes are not those of the network that it states"
+            raise _fault("weights_unfit", f"{told}: leave it out, or tell its host", place_of(api_id)) from error
+
+    return [await asyncio.to_thread(load, api_id) for api_id in job.finished("done")]
 
 
 def _fault(code: str, message: str, param: str) -> JobFault:

@@ -15,7 +15,18 @@ from contracts.zoo import Normalisation
 from dfml.nets.conv4 import Conv4
 from dfml.nets.resnet import ResNet
 
-__all__ = ["STUDENT", "Backbone", "Classifier", "build", "build_classifier", "initialise", "load_weights", "weights"]
+__all__ = [
+    "STUDENT",
+    "Backbone",
+    "Classifier",
+    "build",
+    "build_classifier",
+    "check_fit",
+    "initialise",
+    "load_weights",
+    "shapes",
+    "weights",
+]
 
 STUDENT = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """What a meta-model subtracts and divides by: the statistics of a data set would be a leak."""
@@ -148,10 +159,15 @@ def weights(module: Backbone | Classifier) -> dict[str, Tensor]:
 def load_weights(module: Backbone | Classifier, tensors: Mapping[str, Tensor]) -> None:
     """Fill a module from tensors named as by `weights`. Raises ValueError that names what is missing, unknown or mis-shaped."""
     own = {_file_name(name): tensor for name, tensor in module.state_dict().items() if _stored(name)}
-    check_fit({name: tuple(tensor.shape) for name, tensor in own.items()}, tensors)
+    check_fit(shapes(module), tensors)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def shapes(module: Backbone | Classifier) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that files hold, named as by `weights`."""
+    return {_file_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items() if _stored(name)}
 
 
 def check_fit(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:

@@ -49,6 +49,9 @@ def submit(
     currency: Annotated[str | None, typer.Option(help="Of prices and cost: USD, EUR, …")] = None,
     seconds: Annotated[float | None, typer.Option(help="Ask no more after so many seconds of work.")] = None,
     price_per_1k: Annotated[str | None, typer.Option(help="What 1,000 images cost at each API given here.")] = None,
+    access: Annotated[
+        str | None, typer.Option(help="What is taken from the APIs: predict (answers) or weights, where published.")
+    ] = None,
     min_apis: Annotated[int | None, typer.Option(help="Go on while this many APIs answer.")] = None,
     name: Annotated[str | None, typer.Option(help="A name to find it by.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
@@ -83,8 +86,10 @@ def submit(
     document = _read_document(file) if file is not None else {}
     if all_models or api:
         document["apis"] = _apis(api or [], teacher_key_env, ready_file, all_models)
-    if price_per_1k is not None:
-        document["apis"] = [{"price_per_1k": price_per_1k, **one} for one in document.get("apis") or []]
+    told = {"price_per_1k": price_per_1k, "access": access}
+    of_each = {field: value for field, value in told.items() if value is not None}
+    if of_each:
+        document["apis"] = [{**of_each, **one} for one in document.get("apis") or []]
     limits = {"queries": queries, "queries_per_api": queries_per_api, "cost": cost}
     _put(document, "budget", **limits, currency=currency, seconds=seconds)
     _put(document, "method", name=method, **_options(option or []))

@@ -73,11 +73,11 @@ def test_submit_from_flags(command: Any, job: MakeJob, monkeypatch: pytest.Monke
     server = Server(job())
     flags = "--api http://a/v2/models/x --api http://a/v2/models/y --teacher-key-env TEACHERS --queries 100 --seed 3"
     options = "--method pqd --option steps=20 --option flip=false --backbone resnet10 --dataset glyphs --name n --tag t"
-    options += " --image-size 48"
+    options += " --image-size 48 --access predict"
     ran = command(app, server, "submit", *flags.split(), *options.split(), *HERE)
     assert (ran.exit_code, ran.stdout.split()[0]) == (0, "job_1")
     assert server.sent == {
-        "apis": [{"url": f"http://a/v2/models/{name}", "api_key": "hush"} for name in "xy"],
+        "apis": [{"url": f"http://a/v2/models/{name}", "api_key": "hush", "access": "predict"} for name in "xy"],
         "budget": {"queries": 100},
         "method": {"name": "pqd", "steps": 20, "flip": False},
         "meta_model": {"backbone": "resnet10"},
