@@ -86,7 +86,8 @@ async def deliver(
     try:
         raw = await _compute(services, model, asked.images)
         response = respond(asked, admission, raw)
-        await services.gate.settle(admission, raw)
+        if not services.gate.finish(admission):
+            await services.gate.settle(admission, raw)
     except gate.TakenOver:
         wait = {"Retry-After": "1"}
         raise ProblemError("in-progress", "another request took this one over: send it again", headers=wait) from None

@@ -22,6 +22,10 @@ class Free(Gate):
         """A charge that is none."""
         return Admission("charged", "", images, None, Limits(), key_id, model, "", 1)
 
+    def finish(self, admission: Admission) -> bool:
+        """Nothing to finish."""
+        return True
+
     async def settle(self, admission: Admission, answer: bytes) -> None:
         """Nothing to settle."""
 

@@ -2,7 +2,7 @@
 
     admission = await gate.admit(...)      # charged, and durable, before anything is computed
     answer = compute()
-    await gate.settle(admission, answer)   # before the answer leaves
+    await gate.settle(admission, answer)   # before the answer leaves; or `finish`, where it cannot be asked for again
     await gate.refund(admission)           # instead, when it ends in anything but an answer
 
 A granted request leaves a mark. Under the same idempotency key the same request gets the same answer for 24 hours and is not
@@ -10,7 +10,9 @@ charged again, also when the process that charged it died: its mark is a lease, 
 Only the newest turn may settle or refund, once.
 """
 
+import asyncio
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,11 +20,12 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from metering import keyring
-from metering.scripts import MICROSECONDS, Scripts, store_errors
+from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
 
 REPLAY_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 65.0  # the longest that a request may run, and 5 s
 LARGEST_ANSWER = 256 * 1024  # bytes kept for replay
+SWEEP_SECONDS = 0.05  # that marks of finished requests are gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Admission:
     model: str
     mark: str  # Redis key of the request's mark
     turn: int  # counts the processes that computed it
+    repeatable: bool = True  # it came with an idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,8 @@ class Gate:
         self._scripts = scripts
         self._replay = round(replay_seconds * MICROSECONDS)
         self._lease = round(lease_seconds * MICROSECONDS)
+        self._finished: dict[str, list[str]] = {}  # marks by key
+        self._sweep: asyncio.Task[None] | None = None
 
     async def admit(
         self, key_id: str, *, model: str, images: int, idempotency_key: str | None, digest: str
@@ -187,7 +193,8 @@ class Gate:
         match verdict.decode():
             case "charged" | "resumed" as kind:
                 charge, cost, turn = rest[0].decode(), int(rest[1]), int(rest[2])
-                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn)
+                again = idempotency_key is not None
+                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, again)
             case "replayed":
                 return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
             case "revoked":
@@ -219,6 +226,28 @@ class Gate:
         kept = answer if len(answer) <= LARGEST_ANSWER else b""
         if admission.kind != "replayed" and not await self._end("answered", admission, kept):
             raise TakenOver
+
+    def finish(self, admission: Admission) -> bool:
+        """End a request with an answer, without waiting for Redis; False where only `settle` can.
+
+        Of a request without an idempotency key, whose charge is all that there is to know of it; not of a key whose
+        requests at once are counted. Its mark is taken away a little later, with those of others.
+        """
+        if admission.repeatable or admission.limits.concurrency is not None:
+            return False
+        self._finished.setdefault(admission.key_id, []).append(admission.mark)
+        loop = asyncio.get_running_loop()
+        if self._sweep is None or self._sweep.done() or self._sweep.get_loop() is not loop:
+            self._sweep = loop.create_task(self._take_away())
+        return True
+
+    async def _take_away(self) -> None:
+        while self._finished:
+            await asyncio.sleep(SWEEP_SECONDS)
+            finished, self._finished = self._finished, {}
+            for marks in finished.values():
+                with suppress(StoreUnavailable):  # they end by themselves
+                    await self._scripts.run("marks_delete", keys=marks, args=[])
 
     async def refund(self, admission: Admission) -> None:
         """End the request without an answer: its images go back to the budget, unless another process has taken it over

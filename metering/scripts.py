@@ -19,7 +19,14 @@ from weakref import WeakKeyDictionary
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 
 MICROSECONDS = 1_000_000
 CONNECTIONS = 50  # of one process at once
@@ -158,12 +165,33 @@ class Scripts:
                         call.answer.set_result(answer)
 
     async def _together(self, calls: Sequence[_Call], *, known: bool) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for call in calls:
-            run, script = (pipeline.evalsha, call.sha) if known else (pipeline.eval, call.text)
-            run(script, len(call.keys), *call.keys, *call.args)
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        # what a pipeline of the client does, without its accounts of each command
+        command = "EVALSHA" if known else "EVAL"
+        packed = [
+            _packed(command, call.sha if known else call.text, len(call.keys), *call.keys, *call.args) for call in calls
+        ]
+        pool: Any = self._redis.connection_pool
+        connection = await pool.get_connection()
+        answers: list[Any] = []
+        try:
+            await connection.send_packed_command(packed)
+            for _ in calls:
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+        except BaseException:  # what it would answer next belongs to nobody
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
         return answers
+
+
+def _packed(*parts: str | bytes | float) -> bytes:
+    """A command as Redis reads it."""
+    told = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return b"*%d\r\n" % len(told) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in told])
 
 
 @lru_cache(256)

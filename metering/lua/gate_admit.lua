@@ -112,5 +112,6 @@ if concurrency and seen[3] then running = running - redis.call('ZREM', slots, se
 redis.call('DEL', mark)
 redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1, 'day', day,
   'deadline', whole(at + lease), 'until', whole(at + window), 'repeatable', repeatable and 1 or 0)
-redis.call('PEXPIRE', mark, whole(math.ceil((window + lease) / 1000)))  -- collects garbage; `until` decides
+-- collects garbage; `until` decides. Nobody asks for one that cannot come again, but who refunds it
+redis.call('PEXPIRE', mark, whole(math.ceil((repeatable and window + lease or 2 * lease) / 1000)))
 return answer('charged', charge, images, 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -549,6 +550,33 @@ async def test_a_request_without_a_key_leaves_nothing_but_its_charge(bench: Benc
     assert set(await bench.redis.keys()) - before == {
         f"mz:zoo:{{{key}}}:{kept}".encode() for kept in ("audit", "usage")
     }
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_a_request_without_a_key_is_finished_without_waiting(bench: Bench) -> None:
+    key = await bench.key()
+    admissions = [await bench.ask(key) for _ in range(3)]
+    marks = [admission.mark for admission in admissions]
+    assert await bench.redis.exists(*marks) == 3
+    assert all(bench.gate.finish(admission) for admission in admissions)
+    with anyio.fail_after(20):
+        while await bench.redis.exists(*marks):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    await bench.gate.refund(admissions[0])  # it was answered: nothing is given back
+    assert (await bench.keyring.usage(key)).spent == 30
+    assert bench.gate.finish(await bench.ask(key))
+    with anyio.fail_after(20):
+        while await bench.redis.keys(f"mz:zoo:{{{key}}}:mark*"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_what_may_come_again_or_holds_a_slot_must_be_settled(bench: Bench) -> None:
+    key = await bench.key()
+    assert not bench.gate.finish(await bench.ask(key, name="k"))
+    assert not bench.gate.finish(await bench.ask(await bench.key(concurrency=2)))
 
 
 @pytest.mark.redis
