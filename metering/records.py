@@ -141,19 +141,22 @@ class Records:
         )
         _check(verdict, rest, to, lease)
 
-    async def retry(self, keys: RecordKeys, *, set_back: Mapping[str, str]) -> None:
+    async def retry(self, keys: RecordKeys, *, set_back: Mapping[str, str], quota: str) -> None:
         """Queue a failed record again with its attempts counted anew; `set_back` are fields of the hash `apis`.
 
-        Raises `MoveRefused`, `StillAtWork`, `StoreUnavailable`.
+        `quota`: the hash whose `running_jobs`, if it has it, says how many records of its `tenant` may be open.
+        Raises `MoveRefused`, `StillAtWork`, `TooManyOpen`, `StoreUnavailable`.
         """
         verdict, *rest = await self._scripts.run(
             "record_retry",
             keys=[
                 *(keys.leases, keys.record, keys.events, keys.apis, keys.open),
-                *(f"{keys.index}failed", f"{keys.index}queued"),
+                *(f"{keys.index}failed", f"{keys.index}queued", quota),
             ],
             args=[json.dumps(dict(set_back)), json.dumps({"status": "queued", "reason": None})],
         )
+        if verdict == b"full":
+            raise TooManyOpen(rest[0])
         _check(verdict, rest, "queued", None)
 
     async def change(

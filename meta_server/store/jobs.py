@@ -109,8 +109,7 @@ class JobStore:
                 most_open=await self._most_open(tenant),
             )
         except TooManyOpen as full:
-            detail = f"{full.open} jobs of the tenant {tenant} have not ended, and it may have no more: end one first"
-            raise ProblemError("conflict", detail) from None
+            raise _full(tenant, full) from None
         except KeyReused:
             raise ProblemError("key-reused", "send the same body again, or use another Idempotency-Key") from None
         return await self.get(stored), stored == job_id
@@ -203,9 +202,7 @@ class JobStore:
         Raises `ProblemError` (`not-found`; `conflict` while it has not ended), `StoreUnavailable`.
         """
         others = [keys.job(job_id, part) for part in ("holds", "settled", "sent", "webhook")]
-        with store_errors():
-            tenant = await self._redis.hget(keys.job(job_id, "record"), "tenant")
-        places = keys.records(job_id, DEFAULT_TENANT if tenant is None else tenant.decode())
+        places = keys.records(job_id, await self._tenant(job_id))
         try:
             await self._records.delete(places, others)
         except MoveRefused as refused:
@@ -266,10 +263,11 @@ class JobStore:
     async def retry(self, job_id: str) -> Job:
         """Queue a failed job again, with all it paid for and its checkpoints; APIs that were dropped are asked again.
 
-        Raises `ProblemError` (`not-found`; `conflict` when it has not failed, or its workers are still stopping),
-        `StoreUnavailable`.
+        Raises `ProblemError` (`not-found`; `conflict` when it has not failed, its workers are still stopping, or its tenant
+        has as many open jobs as it may), `StoreUnavailable`.
         """
         stored = await self.load(job_id)
+        tenant = await self._tenant(job_id)
         dropped = {
             api: ApiProgress(url=stored.apis[api].url, planned=stored.apis[api].planned)
             for api in stored.finished("dropped")
@@ -278,13 +276,21 @@ class JobStore:
             await self._records.retry(
                 keys.records(job_id),
                 set_back={api: progress.model_dump_json(exclude={"answered"}) for api, progress in dropped.items()},
+                quota=keys.tenant(tenant),
             )
+        except TooManyOpen as full:
+            raise _full(tenant, full) from None
         except MoveRefused as refused:
             raise ProblemError("conflict", f"the job is {refused.status}: only a failed job is retried") from None
         except StillAtWork:
             raise ProblemError("conflict", "its workers are still stopping: try again in a minute") from None
         await self._forget_sent(job_id)
         return await self.get(job_id)
+
+    async def _tenant(self, job_id: str) -> str:
+        with store_errors():
+            tenant = await self._redis.hget(keys.job(job_id, "record"), "tenant")
+        return DEFAULT_TENANT if tenant is None else str(tenant.decode())
 
     async def _either(
         self, places: RecordKeys, at_once: JobStatus, resting: JobStatus, otherwise: JobStatus, **how: Any
@@ -470,6 +476,11 @@ class JobStore:
             told_job(job_id, text(record), budget_state(budget), text(apis), text(leases))
             for job_id, (record, budget, apis, leases) in zip(job_ids, found, strict=True)
         ]
+
+
+def _full(tenant: str, full: TooManyOpen) -> ProblemError:
+    detail = f"{full.open} jobs of the tenant {tenant} have not ended, and it may have no more: end one first"
+    return ProblemError("conflict", detail)
 
 
 def _not_found(job_id: str) -> ProblemError:

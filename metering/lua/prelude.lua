@@ -55,3 +55,15 @@ local function set_fields(key, json)
     redis.call('HSET', key, field, value)
   end
 end
+
+-- How many of the records in the set `open` are of `tenant` and have not ended. `key` is the key of a record, `id` its id.
+local function open_of(tenant, open, key, id)
+  local count = 0
+  for _, other in ipairs(redis.call('SMEMBERS', open)) do
+    local of = redis.call('HMGET', string.gsub(key, id, other), 'tenant', 'finished')
+    if (of[1] or 'default') == tenant and not of[2] then
+      count = count + 1
+    end
+  end
+  return count
+end

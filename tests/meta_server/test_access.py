@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.jobs import JobError
 from contracts.problems import URN
 from meta_server.routes.access import Failures
 from meta_server.services import Services
@@ -98,6 +99,30 @@ async def test_a_tenant_has_no_more_jobs_than_its_quota(http: httpx.AsyncClient,
     again = {"Idempotency-Key": "k"}
     assert (await http.post("/v1/jobs", json=request_body, headers=other | again)).status_code == 202
     assert (await http.post("/v1/jobs", json=request_body, headers=other | again)).status_code == 202
+
+
+async def test_retrying_counts_against_the_quota_and_resuming_does_not(
+    http: httpx.AsyncClient, services: Services, request_body: Any
+) -> None:
+    other, _ = await key(http, tenant="other")
+    await http.put("/admin/tenants/other/quota", json={"running_jobs": 2})
+    failed, resting = [(await http.post("/v1/jobs", json=request_body, headers=other)).json()["id"] for _ in range(2)]
+    await services.jobs.fail(failed, JobError(code="internal", message="told by the test"))
+    assert (await http.post(f"/v1/jobs/{resting}/pause", headers=other)).json()["status"] == "paused"
+    third = (await http.post("/v1/jobs", json=request_body, headers=other)).json()["id"]
+
+    refused = await http.post(f"/v1/jobs/{failed}/retry", headers=other)
+    assert refused.status_code == 409
+    assert "2 jobs of the tenant other have not ended" in refused.json()["detail"]
+    told = (await http.get(f"/v1/jobs/{failed}", headers=other)).json()
+    assert (told["status"], told["error"]["code"]) == ("failed", "internal")  # nothing was done
+    resumed = await http.post(f"/v1/jobs/{resting}/resume", headers=other)  # it never ended: it is one of the two
+    assert (resumed.status_code, resumed.json()["status"]) == (200, "queued")
+
+    await http.post(f"/v1/jobs/{third}/cancel", headers=other)
+    retried = await http.post(f"/v1/jobs/{failed}/retry", headers=other)
+    assert (retried.status_code, retried.json()["status"]) == (200, "queued")
+    assert (await http.post("/v1/jobs", json=request_body, headers=other)).status_code == 409
 
 
 async def test_a_tenant_sends_no_more_images_a_day_than_its_quota(
