@@ -186,3 +186,15 @@ def test_the_ready_file_says_what_is_promised(up) -> None:
     assert set(ready) == {"server_url", "zoo_url", "redis_url", "api_key", "zoo_admin_key", "models", "pids"}
     assert all(set(model) == {"name", "url", "api_key"} for model in ready["models"])
     assert httpx.get(f"{ready['server_url']}/health/ready").status_code == 200
+
+
+def test_a_probe_tells_what_the_zoo_charged(up, metazoo: Metazoo) -> None:
+    before = metazoo.zoo.usage().spent
+    told = metazoo.jobs.estimate({"apis": up.apis, "budget": {"queries": QUERIES}}, probe=True, probe_images=5)
+    assert told.probe is not None
+    seen = told.probe.per_api.values()
+    assert [(one.reason, one.charged, one.deterministic, one.classes) for one in seen] == [(None, 5, True, 5)] * len(
+        seen
+    )
+    assert (told.probe.charged, told.probe.unconfirmed) == (metazoo.zoo.usage().spent - before, 0)
+    assert (told.seconds, "no rate" in (told.seconds_reason or "")) == (None, True)  # the rehearsal's keys have none
