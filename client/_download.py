@@ -1,4 +1,4 @@
-"""Whole folders from the server: each file checked by its SHA-256, kept if it is there already."""
+"""Files from the server, whole or not at all; and folders, each file checked by its SHA-256, kept if it is there already."""
 
 import hashlib
 import os
@@ -30,6 +30,18 @@ def download(path: str, digests: Mapping[str, str], folder: Path, *, retries: in
         finally:
             part.unlink(missing_ok=True)
     return folder
+
+
+def download_file(url: str, path: str | os.PathLike[str], retries: int, **params: int) -> Flow[Path]:
+    """Put what `url` answers at `path`: what arrives lies beside it until it is complete."""
+    target = Path(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        yield from retried(Request("GET", url, params=params, save_to=part), retries=retries)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
 
 
 def cached(model_id: str) -> Path:

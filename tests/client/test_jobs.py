@@ -19,7 +19,8 @@ from client import (
     RateLimited,
     TimedOut,
 )
-from client.jobs import PAGE, RECONNECTS
+from client._following import RECONNECTS
+from client._job_requests import PAGE
 from contracts.problems import ProblemError
 
 MakeJob = Callable[..., dict[str, Any]]
