@@ -15,6 +15,7 @@ from anyio import to_thread
 from fastapi import Response
 from torch import Tensor
 
+from api_zoo import numerals
 from api_zoo.inference import OUTPUT, BadInput, Model
 from api_zoo.rehearsal import Failed
 from api_zoo.services import Services
@@ -103,7 +104,7 @@ def read(model: Model, body: bytearray, header_length: str | None, max_images: i
     Raises `ProblemError`: 400 or 422 with every fault, 413 when there are too many images.
     """
     try:
-        request = oip.decode_request(memoryview(body), header_length)
+        request = oip.decode_request(memoryview(body), header_length, load=numerals.load)
     except oip.InvalidPayload as error:
         raise ProblemError("malformed", UNCHARGED, errors=error.faults) from None
     unknown = [

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +94,21 @@ def encode_response(response: InferResponse, *, binary: frozenset[str] | None) -
     return _encode(head, "outputs", [(tensor, binary is None or tensor.name in binary) for tensor in response.outputs])
 
 
-def decode_request(body: bytes | memoryview, header_length: str | None) -> InferRequest:
+def load(text: memoryview) -> Any:
+    """JSON as Python objects. Raises `ValueError`."""
+    # five times faster than json, and refuses NaN and depths that json recurses into
+    return from_json(bytes(text), allow_inf_nan=False)
+
+
+def decode_request(
+    body: bytes | memoryview, header_length: str | None, *, load: Callable[[memoryview], Any] = load
+) -> InferRequest:
     """Parse an infer request. Buffers of binary tensors are views into `body`, not copies.
 
+    `load` reads the JSON part; it may give the `data` of a tensor as its buffer, a `memoryview` of bytes.
     Raises `InvalidPayload` naming every fault.
     """
-    head, raw = _split(body, header_length)
+    head, raw = _split(body, header_length, load)
     found: list[Fault] = []
     inputs = _tensors(head, "inputs", raw, found)
     by_default = _parameters(head).get("binary_data_output") is True
@@ -127,7 +137,7 @@ def decode_request(body: bytes | memoryview, header_length: str | None) -> Infer
 
 def decode_response(body: bytes | memoryview, header_length: str | None) -> InferResponse:
     """Parse an infer response. Raises `InvalidPayload` naming every fault."""
-    head, raw = _split(body, header_length)
+    head, raw = _split(body, header_length, load)
     found: list[Fault] = []
     outputs = _tensors(head, "outputs", raw, found)
     if found:
@@ -161,7 +171,9 @@ def numbers(tensor: Tensor) -> list[Any]:
     return [bool(element) for element in elements] if tensor.datatype == "BOOL" else elements.tolist()
 
 
-def _split(body: bytes | memoryview, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+def _split(
+    body: bytes | memoryview, header_length: str | None, load: Callable[[memoryview], Any]
+) -> tuple[dict[str, Any], memoryview]:
     view = memoryview(body)
     length = len(view)
     if header_length is not None:
@@ -171,8 +183,7 @@ def _split(body: bytes | memoryview, header_length: str | None) -> tuple[dict[st
         if length > len(view):
             raise InvalidPayload([Fault(field=HEADER, message=f"{length} is beyond the body of {len(view)} bytes")])
     try:
-        # five times faster than json, and refuses NaN and depths that json recurses into
-        head = from_json(bytes(view[:length]), allow_inf_nan=False)
+        head = load(view[:length])
     except ValueError as error:
         raise InvalidPayload([Fault(field="body", message=f"is not JSON: {error}")]) from None
     if not isinstance(head, dict):
@@ -233,6 +244,8 @@ def _tensors(head: dict[str, Any], key: str, raw: memoryview, found: list[Fault]
 
 
 def _pack(numbers: Any, datatype: str, code: str) -> memoryview | None:
+    if isinstance(numbers, memoryview):
+        return numbers
     if not isinstance(numbers, list):
         return None
     try:
