@@ -27,6 +27,8 @@ class EstimateRequest(JobRequest):
             found.append((("probe",), f"takes {MOST_PROBED} APIs at most, and {len(self.apis)} are given"))
         if self.probe and self.budget.queries < 2 * len(self.apis):
             found.append((("probe",), "needs a budget of two images for each API"))
+        if self.probe and self.takes_weights:
+            found.append((("probe",), "has nothing to ask: the method learns from published weights"))
         refuse("EstimateRequest", found)
         return self
 

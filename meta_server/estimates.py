@@ -44,6 +44,8 @@ def estimate(request: JobRequest) -> Estimate:
 
 def _queries(request: JobRequest) -> list[int]:
     budget, apis = request.budget, len(request.apis)
+    if request.takes_weights:
+        return [0] * apis
     if not isinstance(request.method, ProceduralQueries):
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries)] * apis
     if budget.queries > LARGEST_PLAN:  # told without drawing it

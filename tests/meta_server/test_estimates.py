@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
+from contracts.estimates import EstimateRequest
 from contracts.jobs import JobRequest
 from meta_server.estimates import estimate, expected
 from worker.queries import plan_of
@@ -31,6 +33,15 @@ def test_it_tells_what_is_planned_and_what_that_costs() -> None:
         "0.7505",
         "EUR",
     )
+
+
+def test_published_weights_are_not_asked_and_cost_nothing() -> None:
+    apis = [{"url": f"http://api{n}.test/v2/models/m", "price_per_1k": "1", "access": "weights"} for n in range(2)]
+    request = {"apis": apis, "budget": {"queries": 1001}, "method": {"name": "free"}}
+    told = estimate(JobRequest.model_validate(request))
+    assert (told.queries, told.cost) == (0, "0.00")
+    with pytest.raises(ValidationError, match="nothing to ask"):
+        EstimateRequest.model_validate({**request, "probe": True})
 
 
 def test_it_costs_no_more_than_the_budget_and_nothing_is_guessed() -> None:
