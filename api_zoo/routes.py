@@ -1,10 +1,11 @@
 """The REST interface for callers: the Open Inference Protocol v2, image files, and what a key has used.
 
 Who calls, which models there are and what answering uses are the dependencies `key_of`, `names_of`, `model_of` and
-`services`: a server that hosts other models than a folder's overrides them, and shares the rest.
+`services`: a server that hosts other models than a folder's puts its own into `app.state.host`, and shares the rest.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -32,17 +33,43 @@ SEND_A_KEY = "send a key of this zoo as Authorization: Bearer mz_…"
 _bearer = HTTPBearer(auto_error=False, description="An API key of this zoo: mz_ID_SECRET.")
 
 
-def services(request: Request) -> Services:
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a server that hosts other models than a folder's answers the same questions with.
+
+    FastAPI's own way, `dependency_overrides`, analyses every dependency of the application anew at each request.
+    """
+
+    services: Callable[[Request], Services]
+    key_of: Callable[[Request], Awaitable[Key]]
+    model_of: Callable[[Request], Awaitable[Model]]
+    names_of: Callable[[Request], Awaitable[list[str]]]
+    asking: Callable[[Request], Awaitable["Asking"]]
+
+
+def host(request: Request) -> Host | None:
+    """The application's own, if it hosts other models."""
+    other: Host | None = getattr(request.app.state, "host", None)
+    return other
+
+
+async def services(request: Request) -> Services:
     """What the application opened when it started."""
-    opened: Services = request.app.state.services
+    other = host(request)
+    opened: Services = request.app.state.services if other is None else other.services(request)
     return opened
 
 
 ServicesDep = Annotated[Services, Depends(services)]
 
 
-async def key_of(services: ServicesDep, sent: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Key:
+Sent = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+async def key_of(request: Request, services: ServicesDep, sent: Sent) -> Key:
     """The caller's key. Raises 401 for any that may not be used."""
+    if other := host(request):
+        return await other.key_of(request)
     key = None if sent is None else await services.keyring.authenticate(sent.credentials)
     if key is None:
         raise unauthorised(SEND_A_KEY)
@@ -69,13 +96,18 @@ def found(services: Services, caller: Caller | Key, model: str) -> Model:
     return hosted
 
 
-async def model_of(services: ServicesDep, key: KeyDep, model: ModelName) -> Model:
+async def model_of(request: Request, services: ServicesDep, key: KeyDep, model: ModelName) -> Model:
     """The model of the path, for a key that stands."""
+    if other := host(request):
+        return await other.model_of(request)
     return found(services, key, model)
 
 
-async def names_of(services: ServicesDep, key: KeyDep) -> list[str]:
+async def names_of(request: Request, services: ServicesDep, sent: Sent) -> list[str]:
     """The models that the key may use."""
+    if other := host(request):
+        return await other.names_of(request)
+    key = await key_of(request, services, sent)
     return [name for name in services.models if key.models is None or name in key.models]
 
 
@@ -308,7 +340,7 @@ Asking = tuple[Services, Caller | Key, Model]
 
 async def asking(request: Request) -> Asking:
     """What `infer` is given for a folder's models. How the key stands is left to the gate, which looks when it charges."""
-    zoo = services(request)
+    zoo: Services = request.app.state.services
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     caller = await zoo.keyring.recognise(secret) if scheme.lower() == "bearer" else None
     if caller is None:
@@ -317,12 +349,9 @@ async def asking(request: Request) -> Asking:
 
 
 async def infer_at_once(request: Request) -> Response:
-    """What `infer` does. Solving dependencies would take longer than computing a small answer.
-
-    A server that hosts other models puts its own `asking` into `app.state.asking`.
-    """
-    own: Callable[[Request], Awaitable[Asking]] = getattr(request.app.state, "asking", asking)
-    zoo, caller, model = await own(request)
+    """What `infer` does. Solving dependencies would take longer than computing a small answer."""
+    other = host(request)
+    zoo, caller, model = await (asking if other is None else other.asking)(request)
     idempotency_key = request.headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= LONGEST_KEY:
         fault = Fault(field="idempotency-key", message=f"must have 1 to {LONGEST_KEY} characters")

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 from celery import Celery
 
-from contracts.jobs import Job
 from meta_server.store.stored_job import LEARN, acquire_role
 
-ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK = "worker.acquire_api", "worker.learn", "worker.notify"
-PROBE_TASK = "worker.probe"
+BEGIN_TASK, ACQUIRE_TASK, PROBE_TASK = "worker.begin", "worker.acquire_api", "worker.probe"
+LEARN_TASK, NOTIFY_TASK = "worker.learn", "worker.notify"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
@@ -49,9 +48,9 @@ class Queue:
         else:
             self.acquire(job_id, role.removeprefix(acquire_role("")))
 
-    def submit(self, job: Job) -> None:
-        """Have every API of a new job asked."""
-        self.send_all(job.id, [acquire_role(api_id) for api_id in job.progress.per_api])
+    def begin(self, job_id: str) -> None:
+        """Have everything sent that is due of a queued job: one message here, however many APIs there are to ask."""
+        self._celery.send_task(BEGIN_TASK, args=[job_id], queue=ACQUIRE_QUEUE)
 
     def send_all(self, job_id: str, roles: Iterable[str]) -> None:
         """Have the work of these roles done."""

@@ -51,9 +51,8 @@ class Services:
     async def enqueue(self, job_id: str) -> None:
         """Have done what is due of a queued job. When the queue fails, the reaper does it later: the job is stored."""
         try:
-            due = (await self.jobs.load(job_id)).due()
-            await anyio.to_thread.run_sync(self.queue.send_all, job_id, due)
-        except (OperationalError, StoreUnavailable) as error:
+            await anyio.to_thread.run_sync(self.queue.begin, job_id)
+        except OperationalError as error:
             log.warning("enqueue_failed", job=job_id, cause=str(error))
 
 

@@ -51,6 +51,11 @@ class Context:
     turn: float = TURN
     renew_every: float = RENEW_EVERY
 
+    async def begin(self, job_id: str) -> None:
+        """Have everything done that is due of a queued job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
+        due = (await self.store.load(job_id)).due()
+        await asyncio.to_thread(self.queue.send_all, job_id, due)
+
     async def advance(self, job_id: str) -> None:
         """What follows from where the job stands: training, its failure, or its end if it was cancelled."""
         job = await self.store.load(job_id)

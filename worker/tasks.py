@@ -14,7 +14,7 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from contracts.problems import ProblemError
-from meta_server.queue import ACQUIRE_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, Queue
+from meta_server.queue import ACQUIRE_TASK, BEGIN_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, Queue
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
@@ -55,7 +55,7 @@ def _timed(role: str) -> Iterator[_Timed]:
 
 
 def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> None:
-    """Add both tasks to the app."""
+    """Add the tasks to the app."""
 
     loop = Loop()
 
@@ -81,6 +81,18 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     async def _in_context(job_id: str, role: str, work: Work) -> None:
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
             await work_on(context, job_id, role, work)
+
+    async def _begin(job_id: str) -> None:
+        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
+            await context.begin(job_id)
+
+    @app.task(name=BEGIN_TASK)
+    def begin(job_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job_id):
+            try:
+                loop.run(_begin(job_id))
+            except (ProblemError, StoreUnavailable, OperationalError) as error:
+                log.warning("not_begun", cause=str(error))  # deleted by now, or the reaper sends what is due
 
     @app.task(name=ACQUIRE_TASK)
     def acquire_api(job_id: str, api_id: str) -> None:

@@ -106,8 +106,13 @@ async def authorised(request: Request, _: Annotated[HTTPAuthorizationCredentials
     return await authenticate(request)
 
 
+async def _services(request: Request) -> Services:
+    """As `services`; FastAPI would send a plain function to a thread."""
+    return services(request)
+
+
 CallerDep = Annotated[Caller, Depends(authorised)]
-ServicesDep = Annotated[Services, Depends(services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 
 _RECORDS = {
     "job_id": ("job", lambda job_id: keys.job(job_id, "record")),

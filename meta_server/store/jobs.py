@@ -26,7 +26,7 @@ from contracts.jobs import (
 from contracts.meta_models import MetaModel
 from contracts.problems import ProblemError
 from meta_server.store import events, ids, keys
-from meta_server.store.index import matching
+from meta_server.store.index import matching, newest_first
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
 from meta_server.store.stored_request import (
@@ -144,6 +144,9 @@ class JobStore:
             named = name is None or name.casefold() in (told_name or b"").decode().casefold()
             return named and (tag is None or tag in json.loads(told_tags or "[]"))
 
+        if status is None and tag is None and name is None:
+            page, following = await newest_first(self._redis, keys.jobs(tenant), after, limit)
+            return JobPage(items=await self._read(page), next=following)
         page, following = await matching(
             self._redis,
             keys.jobs(tenant) if status is None else keys.JOBS_BY_STATUS + status,
@@ -320,12 +323,7 @@ class JobStore:
 
     async def load(self, job_id: str) -> StoredJob:
         """What a worker needs. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
-        with store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hgetall(keys.job(job_id, "record"))
-                pipe.hgetall(keys.job(job_id, "apis"))
-                pipe.hgetall(keys.job(job_id, "budget"))
-                record, apis, budget = map(text, await pipe.execute())
+        record, apis, budget = map(text, await self._hashes([job_id], ("record", "apis", "budget")))
         if not record:
             raise _not_found(job_id)
         return stored_job(job_id, record, apis, budget)
@@ -462,12 +460,7 @@ class JobStore:
     async def _read(self, job_ids: Sequence[str]) -> Sequence[Job]:
         if not job_ids:
             return []
-        with store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for job_id in job_ids:
-                    for part in ("record", "budget", "apis", "leases"):
-                        pipe.hgetall(keys.job(job_id, part))
-                answers = await pipe.execute()
+        answers = await self._hashes(job_ids, ("record", "budget", "apis", "leases"))
         found = [answers[4 * at : 4 * at + 4] for at in range(len(job_ids))]
         missing = [job_id for job_id, (record, *_) in zip(job_ids, found, strict=True) if not record]
         if missing:
@@ -476,6 +469,12 @@ class JobStore:
             told_job(job_id, text(record), budget_state(budget), text(apis), text(leases))
             for job_id, (record, budget, apis, leases) in zip(job_ids, found, strict=True)
         ]
+
+    async def _hashes(self, job_ids: Sequence[str], parts: Sequence[str]) -> "list[dict[bytes, bytes]]":
+        """Each of these parts of each job, at one instant: one command, since a client's commands cost more than Redis's."""
+        names = [keys.job(job_id, part) for job_id in job_ids for part in parts]
+        answers = await self._scripts.run("hashes_read", keys=names, args=[])
+        return [dict(zip(pairs[::2], pairs[1::2], strict=True)) for pairs in answers]
 
 
 def _full(tenant: str, full: TooManyOpen) -> ProblemError:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from contracts.jobs import (
@@ -105,7 +106,7 @@ def stored_job(
     shape = record.get("input_shape")
     return StoredJob(
         id=job_id,
-        request=JobRequest.model_validate_json(record["request"]),
+        request=_request(record["request"]),
         status=JobStatus(record["status"]),
         input_shape=tuple(json.loads(shape)) if shape else None,
         apis={api: ApiProgress.model_validate_json(apis[api]) for api in _in_order(apis)},
@@ -123,16 +124,17 @@ def told_job(
     leases: Mapping[str, str],
 ) -> Job:
     """The hashes of a job, and where its budget stands, as its record on the wire."""
-    request = JobRequest.model_validate_json(record["request"])
+    request = _request(record["request"])
     share = request.budget.queries // len(apis)
     if request.budget.queries_per_api is not None:
         share = min(share, request.budget.queries_per_api)
     per_api = {}
     for api in _in_order(apis):
-        progress = ApiProgress.model_validate_json(apis[api])
-        answered = spent.per_api[api].confirmed if api in spent.per_api else 0
-        planned = share if progress.state in ("waiting", "probing") and not progress.planned else progress.planned
-        per_api[api] = progress.model_copy(update={"answered": answered, "planned": planned})
+        progress = json.loads(apis[api])
+        progress["answered"] = spent.per_api[api].confirmed if api in spent.per_api else 0
+        if progress["state"] in ("waiting", "probing") and not progress["planned"]:
+            progress["planned"] = share
+        per_api[api] = ApiProgress.model_validate(progress)
     return Job(
         id=job_id,
         name=request.name,
@@ -155,6 +157,12 @@ def told_job(
         meta_model=record.get("meta_model"),
         request=request,
     )
+
+
+@lru_cache(256)
+def _request(stored: str) -> JobRequest:
+    """A stored request, frozen: the same jobs are told again and again."""
+    return JobRequest.model_validate_json(stored)
 
 
 def _fractions(record: Mapping[str, str], per_api: Mapping[str, ApiProgress]) -> dict[Phase, float]:
