@@ -36,6 +36,7 @@ class Connections:
             await self._turn.wait_for(lambda: self._open < self.most)
             self._open += 1
         try:
+            self._idle = [pair for pair in self._idle if not pair[0].at_eof()]  # the server closes what idles for long
             pair = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
             answer = await self._exchange(pair, method, path, body, headers or {"Content-Type": "application/json"})
             self._idle.append(pair)

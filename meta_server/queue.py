@@ -1,6 +1,6 @@
 """Sends work to the workers: Celery messages by task name that carry ids alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from celery import Celery
 
@@ -48,9 +48,9 @@ class Queue:
         else:
             self.acquire(job_id, role.removeprefix(acquire_role("")))
 
-    def begin(self, job_id: str) -> None:
-        """Have everything sent that is due of a queued job: one message here, however many APIs there are to ask."""
-        self._celery.send_task(BEGIN_TASK, args=[job_id], queue=ACQUIRE_QUEUE)
+    def begin(self, job_ids: Sequence[str]) -> None:
+        """Have everything sent that is due of queued jobs: one message here, however many APIs there are to ask."""
+        self._celery.send_task(BEGIN_TASK, args=[job_ids], queue=ACQUIRE_QUEUE)
 
     def send_all(self, job_id: str, roles: Iterable[str]) -> None:
         """Have the work of these roles done."""

@@ -6,6 +6,7 @@ it was last sent, or when nothing waits in its queue although nobody holds it: a
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
 EVERY = 15.0  # seconds between rounds
 PATIENCE = 60.0  # seconds that a sent role may wait before an empty queue means that its message is lost
 LONGEST = 600.0  # after which it is sent again even if others wait: a worker may have died with it before it began
+REST = 3.0  # times as long as it looked at a job it leaves the process to requests: thousands may be queued
 ROLE = "reaper"
 
 log = structlog.get_logger()
@@ -73,11 +75,13 @@ class Reaper:
         with store_errors():
             names = await self._redis.smembers(keys.OPEN_JOBS)
         for name in sorted(names):
+            started = time.perf_counter()
             try:
                 await self._look(name.decode())
             except ProblemError:
                 log.warning("reaper_forgets", job_id=name.decode())
                 await self._forget(name.decode())
+            await asyncio.sleep(REST * (time.perf_counter() - started))
         for job_id in await self._webhooks.due():
             await asyncio.to_thread(self._queue.notify, job_id)
 

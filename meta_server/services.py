@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import anyio.to_thread
 import structlog
-from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 
 from api_zoo.services import Services as Hosting
 from meta_server.background import running
+from meta_server.beginnings import Beginnings
 from meta_server.hub import Hub
 from meta_server.orphans import OrphanSweeper
 from meta_server.queue import Queue
@@ -45,15 +44,9 @@ class Services:
     adapted_models: AdaptedModelStore
     artifacts: Artifacts
     queue: Queue
+    beginnings: Beginnings
     serving: Serving
     hosting: Hosting  # what the zoo's routes use to answer with adapted models
-
-    async def enqueue(self, job_id: str) -> None:
-        """Have done what is due of a queued job. When the queue fails, the reaper does it later: the job is stored."""
-        try:
-            await anyio.to_thread.run_sync(self.queue.begin, job_id)
-        except OperationalError as error:
-            log.warning("enqueue_failed", job=job_id, cause=str(error))
 
 
 async def _tell_of_policy(redis: Redis) -> None:
@@ -101,6 +94,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             adapted_models,
             artifacts,
             queue,
+            Beginnings(queue),
             serving,
             hosted,
         )

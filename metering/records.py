@@ -80,24 +80,25 @@ class Records:
         budget: Mapping[str, str],
         apis: Mapping[str, str],
         mark: IdempotencyMark | None,
-        most_open: int | None = None,
+        quota: str,
     ) -> str:
         """Store a queued record and return its id, or the id of what the same key and body made before.
 
-        `most_open`: how many records of its `tenant` may be open. Raises `KeyReused`, `TooManyOpen`, `StoreUnavailable`.
+        `quota`: the hash whose `running_jobs`, if it has it, says how many records of its `tenant` may be open.
+        Raises `KeyReused`, `TooManyOpen`, `StoreUnavailable`.
         """
         verdict, *rest = await self._scripts.run(
             "record_create",
             keys=[
                 mark.key if mark else keys.record,
                 *(keys.record, keys.budget, keys.apis, keys.events, keys.index_all, f"{keys.index}queued", keys.open),
+                quota,
             ],
             args=[
                 record_id,
                 mark.digest if mark else "",
                 round(mark.seconds * MICROSECONDS) if mark else 0,
                 *map(json.dumps, (dict(record), dict(budget), dict(apis), {"status": "queued", "reason": None})),
-                "" if most_open is None else most_open,
                 record.get("tenant", "default"),
             ],
         )

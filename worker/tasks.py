@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -82,17 +82,18 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
             await work_on(context, job_id, role, work)
 
-    async def _begin(job_id: str) -> None:
+    async def _begin(job_ids: Sequence[str]) -> None:
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
-            await context.begin(job_id)
+            for job_id in job_ids:
+                try:
+                    await context.begin(job_id)
+                except (ProblemError, StoreUnavailable, OperationalError) as error:
+                    # it was deleted, or the reaper sends what is due
+                    log.warning("not_begun", job_id=job_id, cause=str(error))
 
     @app.task(name=BEGIN_TASK)
-    def begin(job_id: str) -> None:
-        with structlog.contextvars.bound_contextvars(job_id=job_id):
-            try:
-                loop.run(_begin(job_id))
-            except (ProblemError, StoreUnavailable, OperationalError) as error:
-                log.warning("not_begun", cause=str(error))  # deleted by now, or the reaper sends what is due
+    def begin(job_ids: list[str]) -> None:
+        loop.run(_begin(job_ids))
 
     @app.task(name=ACQUIRE_TASK)
     def acquire_api(job_id: str, api_id: str) -> None:

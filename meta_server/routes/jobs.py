@@ -59,7 +59,7 @@ async def create_job(
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
     if created:
-        after_answering.add_task(services.enqueue, job.id)
+        after_answering.add_task(services.beginnings.add, job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -129,7 +129,7 @@ async def pause_job(job_id: JobId, services: ServicesDep) -> Job:
 async def resume_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
     """Go on with a paused job, from its last answer or checkpoint."""
     job = await services.jobs.resume(job_id)
-    after_answering.add_task(services.enqueue, job.id)
+    after_answering.add_task(services.beginnings.add, job.id)
     return job
 
 
@@ -137,7 +137,7 @@ async def resume_job(job_id: JobId, after_answering: BackgroundTasks, services: 
 async def retry_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
     """Go on with a failed job: what it paid for and its checkpoints are kept, APIs that were dropped are asked again."""
     job = await services.jobs.retry(job_id)
-    after_answering.add_task(services.enqueue, job.id)
+    after_answering.add_task(services.beginnings.add, job.id)
     return job
 
 

@@ -106,18 +106,13 @@ class JobStore:
                 budget=ledger_fields(request),
                 apis=apis,
                 mark=mark,
-                most_open=await self._most_open(tenant),
+                quota=keys.tenant(tenant),
             )
         except TooManyOpen as full:
             raise _full(tenant, full) from None
         except KeyReused:
             raise ProblemError("key-reused", "send the same body again, or use another Idempotency-Key") from None
         return await self.get(stored), stored == job_id
-
-    async def _most_open(self, tenant: str) -> int | None:
-        with store_errors():
-            most = await self._redis.hget(keys.tenant(tenant), "running_jobs")
-        return None if most is None else int(most)
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
@@ -470,7 +465,7 @@ class JobStore:
             for job_id, (record, budget, apis, leases) in zip(job_ids, found, strict=True)
         ]
 
-    async def _hashes(self, job_ids: Sequence[str], parts: Sequence[str]) -> "list[dict[bytes, bytes]]":
+    async def _hashes(self, job_ids: Sequence[str], parts: Sequence[str]) -> Sequence[dict[bytes, bytes]]:
         """Each of these parts of each job, at one instant: one command, since a client's commands cost more than Redis's."""
         names = [keys.job(job_id, part) for job_id in job_ids for part in parts]
         answers = await self._scripts.run("hashes_read", keys=names, args=[])

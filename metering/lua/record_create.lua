@@ -1,8 +1,8 @@
 -- Stores a job with its budget, or finds the one that the same idempotency key made.
--- KEYS: idempotency record, record, budget, apis, events, index of all, index of its status, open jobs.
+-- KEYS: idempotency record, record, budget, apis, events, index of all, index of its status, open jobs, the tenant's quota.
 -- ARGV: id, digest of the body, microseconds for which the key is honoured ('0': there is no key), record, budget and apis as
 -- JSON objects of strings, event data.
--- Then the most records that its tenant may have open ('' for no limit), and the tenant.
+-- Then the tenant, whose quota says how many records it may have open (`running_jobs`).
 -- Answers {'created'}, {'exists', id}, {'reused'} or {'full', how many are open}.
 local id, window = ARGV[1], tonumber(ARGV[3])
 if window > 0 then
@@ -14,15 +14,16 @@ if window > 0 then
     return {'reused'}
   end
 end
-if ARGV[8] ~= '' then
+local most = redis.call('HGET', KEYS[9], 'running_jobs')
+if most then
   local open = 0
   for _, other in ipairs(redis.call('SMEMBERS', KEYS[8])) do
     local of = redis.call('HMGET', string.gsub(KEYS[2], id, other), 'tenant', 'finished')
-    if (of[1] or 'default') == ARGV[9] and not of[2] then
+    if (of[1] or 'default') == ARGV[8] and not of[2] then
       open = open + 1
     end
   end
-  if open >= tonumber(ARGV[8]) then
+  if open >= tonumber(most) then
     return {'full', open}
   end
 end

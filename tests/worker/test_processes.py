@@ -172,7 +172,7 @@ async def test_a_job_through_both_workers(
     start_worker("learn.cpu", allow=allow)
     evaluation = {"dataset": "glyphs", "episodes": 4, "shots": [1]}
     job, _ = await store.create(request_to(request_of, *served, budget={"queries": 200}, evaluation=evaluation))
-    queue.begin(job.id)
+    queue.begin([job.id])
     ended = await until(store, job.id, lambda job: job.finished_at is not None)
     assert ended.status == JobStatus.SUCCEEDED, ended.error
     assert ended.budget.confirmed == 200
@@ -190,7 +190,7 @@ async def test_sigterm_hands_the_task_on_at_once(
     served = serve(slow := api(), 0.2)
     first = start_worker("acquire", allow=served.host)
     job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
-    queue.begin(job.id)
+    queue.begin([job.id])
     await until(store, job.id, lambda job: job.budget.confirmed > 50)
     first.send_signal(signal.SIGTERM)
     asked = time.monotonic()
@@ -209,7 +209,7 @@ async def test_a_killed_worker_costs_a_lease_and_no_answer(
     served = serve(slow := api(), 0.2)
     worker = start_worker("acquire", allow=served.host)
     job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
-    queue.begin(job.id)
+    queue.begin([job.id])
     await until(store, job.id, lambda job: job.budget.confirmed > 50)
     worker.kill()
     worker.wait()
@@ -227,7 +227,7 @@ async def test_a_job_is_paused_and_resumed_without_losing_an_answer(
     served = serve(slow := api(idempotency=False), 0.2)  # a lost answer would be lost for good
     start_worker("acquire", allow=served.host)
     job, _ = await store.create(request_to(request_of, served, budget={"queries": 320}))
-    queue.begin(job.id)
+    queue.begin([job.id])
     await until(store, job.id, lambda job: job.budget.confirmed > 50)
     await store.pause(job.id, reason="night")
     paused = await until(store, job.id, lambda job: job.status == JobStatus.PAUSED, 40)
