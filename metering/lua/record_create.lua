@@ -16,13 +16,7 @@ if window > 0 then
 end
 local most = redis.call('HGET', KEYS[9], 'running_jobs')
 if most then
-  local open = 0
-  for _, other in ipairs(redis.call('SMEMBERS', KEYS[8])) do
-    local of = redis.call('HMGET', string.gsub(KEYS[2], id, other), 'tenant', 'finished')
-    if (of[1] or 'default') == ARGV[8] and not of[2] then
-      open = open + 1
-    end
-  end
+  local open = open_of(ARGV[8], KEYS[8], KEYS[2], id)
   if open >= tonumber(most) then
     return {'full', open}
   end
