@@ -1,5 +1,6 @@
 """One request from its bytes to its answer: check everything, charge, compute, write down, send."""
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -252,19 +253,22 @@ def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 async def _compute(services: Services, model: Model, images: Tensor) -> bytes:
-    with anyio.move_on_after(services.settings.answer_seconds):
-        raw = await services.engine.answer(model, images)
-        if model.rehearsal is None:
-            return raw
-        turn = model.rehearsal.turn()
-        await anyio.sleep(turn.seconds)
-        try:
-            return turn.spoil(raw, len(model.labels))
-        except Failed:
-            raise ProblemError("internal", f"failed on purpose, as the host told this model to; {UNCHARGED}") from None
-    raise ProblemError(
-        "unavailable", f"too busy to answer; {UNCHARGED}: try again", headers={"Retry-After": str(BUSY_SECONDS)}
-    )
+    try:
+        async with asyncio.timeout(services.settings.answer_seconds) as limit:
+            raw = await services.engine.answer(model, images)
+            if model.rehearsal is None:
+                return raw
+            turn = model.rehearsal.turn()
+            await asyncio.sleep(turn.seconds)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        wait = {"Retry-After": str(BUSY_SECONDS)}
+        raise ProblemError("unavailable", f"too busy to answer; {UNCHARGED}: try again", headers=wait) from None
+    try:
+        return turn.spoil(raw, len(model.labels))
+    except Failed:
+        raise ProblemError("internal", f"failed on purpose, as the host told this model to; {UNCHARGED}") from None
 
 
 async def _refund(metered: gate.Gate, admission: Admission) -> None:

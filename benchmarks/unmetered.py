@@ -26,6 +26,9 @@ class Free(Gate):
         """Nothing to finish."""
         return True
 
+    async def aclose(self) -> None:
+        """Nothing to wait for."""
+
     async def settle(self, admission: Admission, answer: bytes) -> None:
         """Nothing to settle."""
 

@@ -1,10 +1,10 @@
 """What every request passes: it gets an id, and its body an end in bytes and in time."""
 
+import asyncio
 import re
 import uuid
 import zlib
 
-import anyio
 import anyio.lowlevel
 import structlog
 from starlette.exceptions import HTTPException
@@ -86,18 +86,20 @@ class BodyDeadline:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        deadline = anyio.current_time() + self.seconds
+        deadline = asyncio.get_running_loop().time() + self.seconds
         arrived = False
 
         async def receive_in_time() -> Message:
             nonlocal arrived
             if arrived:
                 return await receive()
-            with anyio.CancelScope(deadline=deadline):
-                message = await receive()
-                arrived = not message.get("more_body", False)
-                return message
-            raise HTTPException(408, f"the body did not arrive within {self.seconds:.0f} s")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body did not arrive within {self.seconds:.0f} s") from None
+            arrived = not message.get("more_body", False)
+            return message
 
         await self.app(scope, receive_in_time, send)
 

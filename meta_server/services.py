@@ -73,7 +73,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         artifacts = Artifacts(settings.artifacts)
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
         serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
-        hosted = opened.enter_context(hosting(settings, redis))
+        hosted = await opened.enter_async_context(hosting(settings, redis))
         hub = Hub(redis, jobs)
         await opened.enter_async_context(
             running(

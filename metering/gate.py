@@ -241,6 +241,11 @@ class Gate:
             self._sweep = loop.create_task(self._take_away())
         return True
 
+    async def aclose(self) -> None:
+        """Wait until nothing that was finished is left to take away. Call it before the Redis client is closed."""
+        if self._sweep is not None:
+            await asyncio.wait([self._sweep])
+
     async def _take_away(self) -> None:
         while self._finished:
             await asyncio.sleep(SWEEP_SECONDS)

@@ -1,7 +1,7 @@
 """What the zoo's routes and code use when they answer with adapted models: no folder, no keys of a host."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 from redis.asyncio import Redis
@@ -16,16 +16,17 @@ from metering.keyring import Keyring
 from metering.scripts import Scripts
 
 
-@contextmanager
-def hosting(settings: Settings, redis: Redis) -> Iterator[Services]:
+@asynccontextmanager
+async def hosting(settings: Settings, redis: Redis) -> AsyncIterator[Services]:
     """The zoo's services over the server's Redis; limits on requests are those that a zoo's environment sets."""
     limits = ZooSettings(redis_url=settings.redis_url, admin_key=settings.api_key)
     scripts = Scripts(redis)
+    gate = Gate(redis, scripts, lease_seconds=limits.answer_seconds + 5)
     engine = Engine(limits.threads)
     try:
         yield Services(
             redis=redis,
-            gate=Gate(redis, scripts, lease_seconds=limits.answer_seconds + 5),
+            gate=gate,
             keyring=Keyring(redis, scripts, index=keys.ADAPTED_KEYS),
             models={},
             settings=limits,
@@ -34,3 +35,4 @@ def hosting(settings: Settings, redis: Redis) -> Iterator[Services]:
         )
     finally:
         engine.close()
+        await gate.aclose()

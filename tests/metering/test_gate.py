@@ -396,6 +396,7 @@ async def bench(redis_url: str, anyio_backend: str):
     made = Bench(redis, Keyring(redis, scripts), Gate(redis, scripts))
     await made.wait(0)
     yield made
+    await made.gate.aclose()
     await redis.aclose()
 
 
