@@ -9,9 +9,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from contracts.estimates import Probe
 from contracts.jobs import JobError
 from contracts.meta_models import MetaModel
-from meta_server import probing
+from meta_server.routes import jobs
 from meta_server.services import Services
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -25,6 +26,11 @@ def picture(colour: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+async def probed(*_: Any, **__: Any) -> Probe:
+    """What a probe shows; no worker is there to make one."""
+    return Probe(charged=0, unconfirmed=0, per_api={})
+
+
 async def test_the_server_answers_as_it_says(
     http: httpx.AsyncClient,
     services: Services,
@@ -33,7 +39,7 @@ async def test_the_server_answers_as_it_says(
     contradictions: Callable[..., Awaitable[list[str]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(probing, "WAIT", 0.05)  # no worker is there
+    monkeypatch.setattr(jobs, "probed", probed)
     document = (await http.get("/openapi.json")).json()
     model = await publish()
     task = {"support": {"images": [picture("red"), picture("green")], "labels": ["red", "green"]}}
@@ -66,6 +72,8 @@ async def test_the_server_answers_as_it_says(
     key_of_server = {"Authorization": http.headers["authorization"]}
     ended = [{"job_id": job_id} for job_id in (cancelled, model.job)]  # their streams end
     stream = {**key_of_server, "Accept": "text/event-stream"}
+    probe = await http.post("/v1/jobs/estimate", json={**request_body, "probe": True})
+    assert probe.status_code == 200, probe.text
     assert await contradictions(http, document, stream, {EVENTS}, ended, sound={}) == []
     paths = set(document["paths"])
     assert await contradictions(http, document, key_of_server, paths, there, sound=sound, examples=6) == []
