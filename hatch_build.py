@@ -1,4 +1,4 @@
-"""Takes the dashboard's two JavaScript libraries from npm when the package is built or installed, checked by SHA-256.
+"""Takes the JavaScript libraries of the server's pages from npm when the package is built or installed, checked by SHA-256.
 
 They are not in the repository and no page loads them from elsewhere. Files that are there already are used as they are,
 if their hashes are right: put them there by hand where the registry cannot be reached.
@@ -66,6 +66,18 @@ LIBRARIES = (
         "0.8.0",
         "dist/idiomorph.min.js",
         "4cbd535caf7663a51eda9bce6595371c384fc430d54b8d414e29a61167f19f96",
+    ),
+    Library(
+        "swagger-ui-dist",
+        "5.35.0",
+        "swagger-ui-bundle.js",
+        "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    ),
+    Library(
+        "swagger-ui-dist",
+        "5.35.0",
+        "swagger-ui.css",
+        "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
     ),
 )
 

@@ -50,6 +50,8 @@ def create_app(
         summary="Classifiers as metered, rate-limited APIs over the Open Inference Protocol v2.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json says the same
+        redoc_url=None,
     )
     app.include_router(routes.v2)
     app.include_router(routes.files)

@@ -36,6 +36,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
         summary="Meta-learning from black-box classification APIs, without data and within a query budget.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; the dashboard has one of its own
+        redoc_url=None,
     )
     app.state.key_digest = sha256(settings.api_key.get_secret_value().encode()).digest()
     app.state.failures = Failures()

@@ -28,13 +28,13 @@ def install(app: FastAPI) -> None:
 
 
 class _PageHeaders:
-    """Guards every HTML page but FastAPI's own at `/docs`; static files are named by content and may be kept for good."""
+    """Guards every HTML page; static files are named by content and may be kept for good."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(("/docs", "/redoc")):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 

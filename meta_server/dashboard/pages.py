@@ -19,6 +19,12 @@ router = APIRouter(include_in_schema=False)
 own = APIRouter(dependencies=[Depends(authorised), Depends(owned)])
 
 
+@router.get("/docs")
+async def reference(request: Request) -> Response:
+    """The REST interface, for whoever wants to try it: it asks for a key itself."""
+    return page(request, "reference.html")
+
+
 @router.get("/sign-in")
 async def sign_in(request: Request, to: str = "/") -> Response:
     """Asks for the key."""

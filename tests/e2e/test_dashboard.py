@@ -252,6 +252,12 @@ def play(page: Any, glyphs: list[list[Path]]) -> None:
     assert "Letter 1, Letter 2, Letter 3" in page.locator("#adapted").inner_text()
 
 
+def test_the_reference_lists_the_routes(visit: Callable[..., Visit]) -> None:
+    person = visit("wide-light")
+    person.page.goto(f"{person.url}/docs")
+    person.page.locator(".opblock-summary-path", has_text="/v1/jobs/estimate").first.wait_for()
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_every_page_can_be_used_by_everyone(
     visit: Callable[..., Visit], finished: Any, axe: str, glyphs: list[list[Path]], look: str

@@ -63,6 +63,12 @@ async def get(http: httpx.AsyncClient, path: str, status: int = 200) -> Page:
     return page
 
 
+async def test_the_reference_is_served_from_here(http: httpx.AsyncClient) -> None:
+    page = await get(http, "/docs")
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "script"]
+    assert sources == [f"{STATIC_PATH}/vendor/swagger-ui-bundle.js", f"{STATIC_PATH}/reference.js"]
+
+
 async def test_without_anything_pages_say_what_to_do(http: httpx.AsyncClient) -> None:
     assert "No jobs yet" in (await get(http, "/")).text
     assert "No failed jobs" in (await get(http, "/?status=failed")).text
