@@ -36,23 +36,52 @@ ReadyFile = Annotated[
         show_default=False,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar="METAZOO_PROFILE",
+        help="Server and key of this profile in ~/.config/metazoo.toml.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
-def connected(url: str | None, api_key_env: str | None, ready_file: Path | None) -> Iterator["Metazoo"]:
-    """A client, whose errors become one line and an exit code."""
+def connected(
+    url: str | None, api_key_env: str | None, ready_file: Path | None, profile: str | None
+) -> Iterator["Metazoo"]:
+    """A client, whose errors become one line and an exit code. A profile goes before a ready file."""
     from client import InvalidAnswer, Metazoo, MetazooError, RateLimited, Unauthorized
     from client.errors import ApiUnavailable
 
-    ready = read_ready_file(ready_file) if ready_file is not None else {}
-    key = secret_from(api_key_env) if api_key_env is not None else ready.get("api_key")
+    if profile is not None:
+        url, key = _of_profile(profile, url, api_key_env)
+    else:
+        ready = read_ready_file(ready_file) if ready_file is not None else {}
+        key = secret_from(api_key_env) if api_key_env is not None else ready.get("api_key")
+        url = url or ready.get("server_url")
     try:
-        with Metazoo(url or ready.get("server_url"), key) as metazoo:
+        with Metazoo(url, key) as metazoo:
             yield metazoo
     except (ApiUnavailable, InvalidAnswer, RateLimited, Unauthorized) as error:
         fail(str(error), UNREACHABLE)
     except MetazooError as error:
+        fail(str(error), USAGE)
+
+
+def _of_profile(name: str, url: str | None, api_key_env: str | None) -> tuple[str, str | None]:
+    """Server and key. Another URL beside it is refused: the profile's key would go to a server that it is not for."""
+    from metazoo import profiles
+
+    if url is not None:
+        fail(f"give --url or a profile ({name}, by --profile or METAZOO_PROFILE), not both", USAGE)
+    try:
+        found = profiles.read(name)
+        return found.url, found.api_key() if api_key_env is None else secret_from(api_key_env)
+    except profiles.ProfileFault as error:
         fail(str(error), USAGE)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from metazoo.commands.models import images_of, show_predictions
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
 
 app = typer.Typer(
     no_args_is_help=True, help="Adapted models: list, ask, download, end. `metazoo models adapt` makes them."
@@ -22,10 +22,11 @@ def list_adapted(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Those served now, newest first."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         page = metazoo.adapted_models.list(after=after, limit=limit)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -49,10 +50,11 @@ def show(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What is known of one."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         model = metazoo.adapted_models.retrieve(adapted_id)
     if as_json:
         typer.echo(model.model_dump_json())
@@ -76,11 +78,12 @@ def predict(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Label images."""
     asked = images_of(query)
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         answer = metazoo.adapted_models.predict(adapted_id, asked)
     show_predictions(asked, answer, as_json=as_json)
 
@@ -92,9 +95,10 @@ def download(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
 ) -> None:
     """Download its files; each is checked by its SHA-256."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         try:
             metazoo.adapted_models.download(adapted_id, folder)
         except OSError as error:
@@ -109,9 +113,10 @@ def export(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
 ) -> None:
     """Write one as ONNX, network and head in one file. Needs torch and onnx on this machine."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         try:
             metazoo.adapted_models.load(adapted_id).export_onnx(file)
         except OSError as error:
@@ -120,8 +125,14 @@ def export(
 
 
 @app.command()
-def delete(adapted_id: AdaptedId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+def delete(
+    adapted_id: AdaptedId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+) -> None:
     """End one now."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         metazoo.adapted_models.delete(adapted_id)
     typer.echo(f"{adapted_id} ended")

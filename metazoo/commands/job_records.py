@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from metazoo.commands.jobs import JobId, tell
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
 
 app = typer.Typer()
 
@@ -24,6 +24,7 @@ def change(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Name, tag or annotate a job, or raise its budget: that counts from when work is next begun."""
@@ -33,24 +34,31 @@ def change(
     changed = {field: value for field, value in given.items() if value is not None}
     if not changed:
         fail("say what to change, such as --queries 20000: metazoo jobs change --help", USAGE)
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         tell(metazoo.jobs.change(job_id, changed), as_json)
 
 
 @app.command()
-def delete(job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+def delete(
+    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, profile: Profile = None
+) -> None:
     """Delete a job that has ended, with its answers and checkpoints; its meta-model stays."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         metazoo.jobs.delete(job_id)
     typer.echo(f"{job_id} deleted")
 
 
 @app.command()
 def metrics(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Training metrics over time, one step a line."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         for point in metazoo.jobs.metrics(job_id):
             values = " ".join(f"{name}={value:.5g}" for name, value in sorted(point.values.items()))
             typer.echo(point.model_dump_json() if as_json else f"{point.time:%H:%M:%S} {point.step} {values}")
@@ -63,10 +71,11 @@ def answers(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What was paid for: every chunk of images that an API answered."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         if to is not None:
             to.mkdir(parents=True, exist_ok=True)
         for answer in metazoo.jobs.answers(job_id):
@@ -83,8 +92,9 @@ def images(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
 ) -> None:
     """The first images that the job asks its APIs about, on one sheet."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         metazoo.jobs.download_images(job_id, file, count=count)
     typer.echo(str(file))

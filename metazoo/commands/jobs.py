@@ -15,6 +15,7 @@ from metazoo.connection import (
     USAGE,
     ApiKeyEnv,
     AsJson,
+    Profile,
     ReadyFile,
     Url,
     connected,
@@ -80,6 +81,7 @@ def submit(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a job, from flags or a JSON file."""
@@ -101,7 +103,7 @@ def submit(
         document["webhook"] = {"url": webhook, "secret": secret_from(webhook_secret_env)}
     given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed, "image_size": image_size}
     document |= {field: value for field, value in given.items() if value is not None}
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         job = metazoo.jobs.create(document, idempotency_key=idempotency_key)
         if not follow:
             typer.echo(
@@ -121,10 +123,11 @@ def estimate(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Only --probe spends."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         told = metazoo.jobs.estimate(_read_document(file), probe=probe, probe_images=probe_images)
     if as_json:
         typer.echo(told.model_dump_json())
@@ -167,10 +170,11 @@ def list_jobs(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Jobs, newest first."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         page = metazoo.jobs.list(after=after, limit=limit, status=status, tag=tag, name=name)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -190,10 +194,15 @@ def list_jobs(
 
 @app.command()
 def show(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """A job as it is now."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         job = metazoo.jobs.retrieve(job_id)
     if as_json:
         typer.echo(job.model_dump_json())
@@ -212,49 +221,74 @@ def show(
 
 @app.command()
 def watch(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Follow a job until it has ended: bars in a terminal, lines elsewhere, with --json one event a line.
 
     Exits with 1 if it failed or was cancelled.
     """
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         _watch(metazoo, job_id, as_json=as_json)
 
 
 @app.command()
 def cancel(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Stop a job; what it has paid for is kept."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         tell(metazoo.jobs.cancel(job_id), as_json)
 
 
 @app.command()
 def pause(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a job rest: requests under way are answered first, nothing new is sent."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         tell(metazoo.jobs.pause(job_id), as_json)
 
 
 @app.command()
 def resume(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a paused job, from its last answer or checkpoint."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         tell(metazoo.jobs.resume(job_id), as_json)
 
 
 @app.command()
 def retry(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    job_id: JobId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         tell(metazoo.jobs.retry(job_id), as_json)
 
 

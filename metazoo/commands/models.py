@@ -7,7 +7,7 @@ import typer
 
 from metazoo.commands import registry
 from metazoo.commands.registry import ModelId
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
 
 if TYPE_CHECKING:
     from contracts.adaptation import PredictResponse
@@ -32,10 +32,11 @@ def list_models(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Meta-models, newest first."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         page = metazoo.meta_models.list(after=after, limit=limit)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -59,10 +60,11 @@ def show(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What is known of a meta-model."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         model = metazoo.meta_models.retrieve(model_id)
     if as_json:
         typer.echo(model.model_dump_json())
@@ -88,10 +90,11 @@ def download(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a meta-model; each file is checked by its SHA-256."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         try:
             metazoo.meta_models.download(model_id, folder)
         except OSError as error:
@@ -115,11 +118,12 @@ def predict(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task from a few labelled images and label others."""
     labelled, asked = labelled_images(support), images_of(query)
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         answer = metazoo.meta_models.predict(
             model_id, support=labelled, query=asked, **_options(method, calibrate, steps)
         )
@@ -139,13 +143,14 @@ def adapt(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task from a few labelled images, and serve what was learned as an API for a while."""
     options = _options(method, calibrate, steps) | {"keep_support": keep_support}
     options |= {key: value for key, value in {"name": name, "ttl": ttl}.items() if value is not None}
     labelled = labelled_images(support)
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         model = metazoo.meta_models.adapt(model_id, support=labelled, **options)
     typer.echo(model.model_dump_json() if as_json else model.id)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
 
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id.")]
 
@@ -20,24 +20,37 @@ def edit(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the name, tags or notes of a meta-model; what is not given stays."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         model = metazoo.meta_models.edit(model_id, name=name, tags=tag, notes=notes)
     typer.echo(model.model_dump_json() if as_json else f"{model.id} {model.name} {' '.join(model.tags)}".rstrip())
 
 
-def delete(model_id: ModelId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+def delete(
+    model_id: ModelId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+) -> None:
     """Delete a meta-model; `restore` brings it back."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         metazoo.meta_models.delete(model_id)
     typer.echo(f"{model_id} deleted; metazoo models restore {model_id} brings it back")
 
 
-def restore(model_id: ModelId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None) -> None:
+def restore(
+    model_id: ModelId,
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+) -> None:
     """Bring a deleted meta-model back."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         metazoo.meta_models.restore(model_id)
     typer.echo(f"{model_id} restored")
 
@@ -48,9 +61,10 @@ def export(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
 ) -> None:
     """Download a meta-model as one zip; `download` puts its files into a folder."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         try:
             metazoo.meta_models.archive(model_id, file)
         except OSError as error:
@@ -68,11 +82,12 @@ def compare(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure two meta-models on the same episodes; the difference has a paired interval."""
     evaluation = {"dataset": dataset, "split": split, "episodes": episodes, "shots": shots or [1, 5]}
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         told = metazoo.meta_models.compare(first, second, evaluation=evaluation)
     if as_json:
         typer.echo(told.model_dump_json())

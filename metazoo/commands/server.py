@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from contracts.access import DEFAULT_TENANT, Role
-from metazoo.connection import ApiKeyEnv, AsJson, ReadyFile, Url, connected
+from metazoo.connection import ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected
 
 app = typer.Typer(invoke_without_command=True)
 keys = typer.Typer(no_args_is_help=True, help="Keys of the server; needs one with the role admin.")
@@ -59,20 +59,25 @@ def create(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its secret is printed this once."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         key = metazoo.admin.create_key({"name": name, "tenant": tenant, "role": role})
     typer.echo(key.model_dump_json() if as_json else key.secret)
 
 
 @keys.command("list")
 def list_keys(
-    url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, as_json: AsJson = False
+    url: Url = None,
+    api_key_env: ApiKeyEnv = None,
+    ready_file: ReadyFile = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Every key, oldest first, without its secret."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         found = metazoo.admin.keys()
     for key in found:
         state = "revoked" if key.revoked else key.role
@@ -85,10 +90,11 @@ def revoke(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key: from now on it grants nothing."""
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         key = metazoo.admin.revoke_key(key_id)
     typer.echo(key.model_dump_json() if as_json else f"{key.id} revoked")
 
@@ -102,12 +108,13 @@ def quota(
     url: Url = None,
     api_key_env: ApiKeyEnv = None,
     ready_file: ReadyFile = None,
+    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What a tenant may use and has used today; options change its quota."""
     limits = {"running_jobs": running_jobs, "queries_a_day": queries_a_day}
     given = {name: limit for name, limit in limits.items() if limit is not None}
-    with connected(url, api_key_env, ready_file) as metazoo:
+    with connected(url, api_key_env, ready_file, profile) as metazoo:
         usage = metazoo.admin.usage(tenant)
         if given or unlimited:
             kept = {} if unlimited else usage.quota.model_dump()

@@ -18,8 +18,8 @@ Command = Callable[..., Result]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """`command(app, handler, "list", "--json")` runs a command whose requests `handler` answers."""
-    for name in ("METAZOO_URL", "METAZOO_API_KEY", "METAZOO_ZOO_URL", "METAZOO_ZOO_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("URL", "API_KEY", "ZOO_URL", "ZOO_API_KEY", "PROFILE"):
+        monkeypatch.delenv(f"METAZOO_{name}", raising=False)
     monkeypatch.setattr("client._flow.time.sleep", lambda seconds: None)
 
     def run(app: Any, handler: Handler, *arguments: str, **options: Any) -> Result:

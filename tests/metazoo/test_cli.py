@@ -24,6 +24,18 @@ def test_the_version_is_the_distributions() -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output.strip() == version("metazoo")
 
 
+def test_a_shell_completes_what_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # the shell is named, not found out
+    installed = CliRunner().invoke(cli.app, ["--install-completion", "bash"], prog_name="metazoo")
+    assert installed.exit_code == 0, installed.output
+    script = tmp_path / ".bash_completions" / "metazoo.sh"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    assert "_METAZOO_COMPLETE=complete_bash" in script.read_text()
+    asked = {"_METAZOO_COMPLETE": "complete_bash", "COMP_WORDS": "metazoo jobs sub", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(cli.app, [], env=asked, prog_name="metazoo").output.split() == ["submit"]
+
+
 def test_starting_it_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'fastapi', 'celery', 'redis', 'httpx'}"
     check = (
