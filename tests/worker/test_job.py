@@ -419,9 +419,11 @@ async def test_money_is_never_exceeded_and_what_it_bought_is_learned_from(world:
 async def test_a_budget_of_seconds_ends_the_asking(world: Any, api: Any) -> None:
     one = api()
     reached = await hanging(one, after=2, forever=False)
-    job = await world.submit(one, budget={"queries": 2000, "seconds": 0.2})
-    told = await world.acquire_all(job)
-    assert reached.is_set()
+    job = await world.submit(one, budget={"queries": 2000, "seconds": 3600})
+    asking = asyncio.ensure_future(world.acquire_all(job))
+    await reached.wait()
+    await world.redis.hset(keys.ledger(job.id).budget, "seconds", "1")  # as if the hour were over
+    told = await asking
     assert told.progress.per_api["a0"].state == "done"
     assert 16 <= told.budget.confirmed == one.charged < 2000
 
