@@ -76,6 +76,11 @@ def axe(request: pytest.FixtureRequest) -> str:
     return kept.read_text()
 
 
+_STICKING_OUT = """[...document.querySelectorAll("main *")]
+  .filter(each => each.getBoundingClientRect().right > document.documentElement.clientWidth && !each.closest(".scroll"))
+  .slice(-5).map(each => each.outerHTML.slice(0, 120))"""
+
+
 class Visit:
     """A person at the dashboard: one page of a browser with nothing in it, and what it complained about."""
 
@@ -118,9 +123,10 @@ class Visit:
         """Nothing was blocked, nothing was complained about, nothing sticks out at the side."""
         assert self.page.evaluate("window.violations") == []
         assert self.complaints == []
-        sizes = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        whole, seen = self.page.evaluate(sizes)
-        assert whole <= seen, f"{self.page.url} is {whole} wide on a screen of {seen}"
+        whole, seen = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert whole <= seen, (
+            f"{self.page.url} is {whole} wide on a screen of {seen}: {self.page.evaluate(_STICKING_OUT)}"
+        )
 
 
 @pytest.fixture
