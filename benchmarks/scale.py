@@ -106,7 +106,7 @@ class Bench:
         store = JobStore(redis, secrets=Secrets(self.secret_key))
         try:
             job, _ = await store.create(JobRequest.model_validate(request))
-            await asyncio.to_thread(self.queue.submit, job)
+            await asyncio.to_thread(self.queue.begin, [job.id])
             learned, done = False, 0
             overlapped = False
             async for event in store.events.follow(job.id):
