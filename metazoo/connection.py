@@ -2,8 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -49,20 +52,46 @@ Profile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where a command's server is, and which key to send, as its options say."""
+
+    url: Url = None
+    api_key_env: ApiKeyEnv = None
+    ready_file: ReadyFile = None
+    profile: Profile = None
+
+
+def takes_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose first parameter is a `Server` the options that make one."""
+    named = list(signature(Server).parameters.values())
+    others = list(signature(command).parameters.values())[1:]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        server = Server(**{parameter.name: given.pop(parameter.name) for parameter in named})
+        command(server, **given)
+
+    told = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*others, *named)]
+    run.__signature__ = Signature(told)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in told}
+    return run
+
+
 @contextmanager
-def connected(
-    url: str | None, api_key_env: str | None, ready_file: Path | None, profile: str | None
-) -> Iterator["Metazoo"]:
+def connected(server: Server) -> Iterator["Metazoo"]:
     """A client, whose errors become one line and an exit code. A profile goes before a ready file."""
     from client import InvalidAnswer, Metazoo, MetazooError, RateLimited, Unauthorized
     from client.errors import ApiUnavailable
 
-    if profile is not None:
-        url, key = _of_profile(profile, url, api_key_env)
+    key: str | None
+    url: str | None
+    if server.profile is not None:
+        url, key = _of_profile(server.profile, server.url, server.api_key_env)
     else:
-        ready = read_ready_file(ready_file) if ready_file is not None else {}
-        key = secret_from(api_key_env) if api_key_env is not None else ready.get("api_key")
-        url = url or ready.get("server_url")
+        ready = read_ready_file(server.ready_file) if server.ready_file is not None else {}
+        key = secret_from(server.api_key_env) if server.api_key_env is not None else ready.get("api_key")
+        url = server.url or ready.get("server_url")
     try:
         with Metazoo(url, key) as metazoo:
             yield metazoo

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from metazoo.commands.models import images_of, show_predictions
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
 
 app = typer.Typer(
     no_args_is_help=True, help="Adapted models: list, ask, download, end. `metazoo models adapt` makes them."
@@ -16,17 +16,15 @@ AdaptedId = Annotated[str, typer.Argument(metavar="ADAPTED", help="The adapted m
 
 
 @app.command("list")
+@takes_server
 def list_adapted(
+    server: Server,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Most adapted models.")] = 20,
     after: Annotated[str | None, typer.Option(help="From the one after this: `next` of the page before.")] = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Those served now, newest first."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         page = metazoo.adapted_models.list(after=after, limit=limit)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -45,16 +43,14 @@ def list_adapted(
 
 
 @app.command()
+@takes_server
 def show(
+    server: Server,
     adapted_id: AdaptedId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What is known of one."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         model = metazoo.adapted_models.retrieve(adapted_id)
     if as_json:
         typer.echo(model.model_dump_json())
@@ -72,33 +68,29 @@ def show(
 
 
 @app.command()
+@takes_server
 def predict(
+    server: Server,
     adapted_id: AdaptedId,
     query: Annotated[list[Path], typer.Argument(help="Images to label, or folders of them.")],
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Label images."""
     asked = images_of(query)
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         answer = metazoo.adapted_models.predict(adapted_id, asked)
     show_predictions(asked, answer, as_json=as_json)
 
 
 @app.command()
+@takes_server
 def download(
+    server: Server,
     adapted_id: AdaptedId,
     folder: Annotated[Path, typer.Argument(help="Where to put its files; made if need be.")],
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
 ) -> None:
     """Download its files; each is checked by its SHA-256."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         try:
             metazoo.adapted_models.download(adapted_id, folder)
         except OSError as error:
@@ -107,16 +99,14 @@ def download(
 
 
 @app.command()
+@takes_server
 def export(
+    server: Server,
     adapted_id: AdaptedId,
     file: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
 ) -> None:
     """Write one as ONNX, network and head in one file. Needs torch and onnx on this machine."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         try:
             metazoo.adapted_models.load(adapted_id).export_onnx(file)
         except OSError as error:
@@ -125,14 +115,12 @@ def export(
 
 
 @app.command()
+@takes_server
 def delete(
+    server: Server,
     adapted_id: AdaptedId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
 ) -> None:
     """End one now."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         metazoo.adapted_models.delete(adapted_id)
     typer.echo(f"{adapted_id} ended")

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from metazoo.commands.jobs import JobId, tell
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
 
 app = typer.Typer()
 
 
 @app.command()
+@takes_server
 def change(
+    server: Server,
     job_id: JobId,
     name: Annotated[str | None, typer.Option(help="A name to find it by.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="In place of the tags it has. Repeatable.")] = None,
@@ -21,10 +23,6 @@ def change(
     queries_per_api: Annotated[int | None, typer.Option(help="Raise the limit of images for any one API.")] = None,
     cost: Annotated[str | None, typer.Option(help="Raise the limit of money over all APIs.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Raise the limit of seconds of work.")] = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Name, tag or annotate a job, or raise its budget: that counts from when work is next begun."""
@@ -34,48 +32,46 @@ def change(
     changed = {field: value for field, value in given.items() if value is not None}
     if not changed:
         fail("say what to change, such as --queries 20000: metazoo jobs change --help", USAGE)
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         tell(metazoo.jobs.change(job_id, changed), as_json)
 
 
 @app.command()
+@takes_server
 def delete(
-    job_id: JobId, url: Url = None, api_key_env: ApiKeyEnv = None, ready_file: ReadyFile = None, profile: Profile = None
+    server: Server,
+    job_id: JobId,
 ) -> None:
     """Delete a job that has ended, with its answers and checkpoints; its meta-model stays."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         metazoo.jobs.delete(job_id)
     typer.echo(f"{job_id} deleted")
 
 
 @app.command()
+@takes_server
 def metrics(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Training metrics over time, one step a line."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         for point in metazoo.jobs.metrics(job_id):
             values = " ".join(f"{name}={value:.5g}" for name, value in sorted(point.values.items()))
             typer.echo(point.model_dump_json() if as_json else f"{point.time:%H:%M:%S} {point.step} {values}")
 
 
 @app.command()
+@takes_server
 def answers(
+    server: Server,
     job_id: JobId,
     to: Annotated[Path | None, typer.Option(help="Download each into this folder.")] = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What was paid for: every chunk of images that an API answered."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         if to is not None:
             to.mkdir(parents=True, exist_ok=True)
         for answer in metazoo.jobs.answers(job_id):
@@ -85,16 +81,14 @@ def answers(
 
 
 @app.command()
+@takes_server
 def images(
+    server: Server,
     job_id: JobId,
     file: Annotated[Path, typer.Argument(help="The PNG file to write.")],
     count: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 32,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
 ) -> None:
     """The first images that the job asks its APIs about, on one sheet."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         metazoo.jobs.download_images(job_id, file, count=count)
     typer.echo(str(file))

@@ -13,15 +13,13 @@ from contracts.methods import METHOD_NAMES
 from metazoo.connection import (
     JOB_FAILED,
     USAGE,
-    ApiKeyEnv,
     AsJson,
-    Profile,
-    ReadyFile,
-    Url,
+    Server,
     connected,
     fail,
     read_ready_file,
     secret_from,
+    takes_server,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +31,9 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
 @app.command()
+@takes_server
 def submit(
+    server: Server,
     file: Annotated[
         str | None, typer.Argument(help="The job as JSON, `-` for standard input; flags go on top of it.")
     ] = None,
@@ -78,16 +78,12 @@ def submit(
         str | None, typer.Option(help="Submitting again under one key makes no second job.")
     ] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Watch it until it has ended.")] = False,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a job, from flags or a JSON file."""
     document = _read_document(file) if file is not None else {}
     if all_models or api:
-        document["apis"] = _apis(api or [], teacher_key_env, ready_file, all_models)
+        document["apis"] = _apis(api or [], teacher_key_env, server.ready_file, all_models)
     told = {"price_per_1k": price_per_1k, "access": access}
     of_each = {field: value for field, value in told.items() if value is not None}
     if of_each:
@@ -103,7 +99,7 @@ def submit(
         document["webhook"] = {"url": webhook, "secret": secret_from(webhook_secret_env)}
     given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed, "image_size": image_size}
     document |= {field: value for field, value in given.items() if value is not None}
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         job = metazoo.jobs.create(document, idempotency_key=idempotency_key)
         if not follow:
             typer.echo(
@@ -114,20 +110,18 @@ def submit(
 
 
 @app.command()
+@takes_server
 def estimate(
+    server: Server,
     file: Annotated[str, typer.Argument(help="The job as JSON, `-` for standard input.")],
     probe: Annotated[
         bool, typer.Option("--probe", help="Ask each API about a few images, which it charges for.")
     ] = False,
     probe_images: Annotated[int, typer.Option(min=2, max=64, help="Most images for each API, with --probe.")] = 8,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Only --probe spends."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         told = metazoo.jobs.estimate(_read_document(file), probe=probe, probe_images=probe_images)
     if as_json:
         typer.echo(told.model_dump_json())
@@ -161,20 +155,18 @@ def _show_probe(probe: Probe) -> None:
 
 
 @app.command("list")
+@takes_server
 def list_jobs(
+    server: Server,
     status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs with this in their name.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Most jobs.")] = 20,
     after: Annotated[str | None, typer.Option(help="From the job after this one: `next` of the page before.")] = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Jobs, newest first."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         page = metazoo.jobs.list(after=after, limit=limit, status=status, tag=tag, name=name)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -193,16 +185,14 @@ def list_jobs(
 
 
 @app.command()
+@takes_server
 def show(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """A job as it is now."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         job = metazoo.jobs.retrieve(job_id)
     if as_json:
         typer.echo(job.model_dump_json())
@@ -220,75 +210,65 @@ def show(
 
 
 @app.command()
+@takes_server
 def watch(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow a job until it has ended: bars in a terminal, lines elsewhere, with --json one event a line.
 
     Exits with 1 if it failed or was cancelled.
     """
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         _watch(metazoo, job_id, as_json=as_json)
 
 
 @app.command()
+@takes_server
 def cancel(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop a job; what it has paid for is kept."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         tell(metazoo.jobs.cancel(job_id), as_json)
 
 
 @app.command()
+@takes_server
 def pause(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a job rest: requests under way are answered first, nothing new is sent."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         tell(metazoo.jobs.pause(job_id), as_json)
 
 
 @app.command()
+@takes_server
 def resume(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a paused job, from its last answer or checkpoint."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         tell(metazoo.jobs.resume(job_id), as_json)
 
 
 @app.command()
+@takes_server
 def retry(
+    server: Server,
     job_id: JobId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         tell(metazoo.jobs.retry(job_id), as_json)
 
 

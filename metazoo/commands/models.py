@@ -7,7 +7,7 @@ import typer
 
 from metazoo.commands import registry
 from metazoo.commands.registry import ModelId
-from metazoo.connection import USAGE, ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected, fail
+from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
 
 if TYPE_CHECKING:
     from contracts.adaptation import PredictResponse
@@ -26,17 +26,15 @@ Steps = Annotated[int | None, typer.Option(help="Steps of fine-tuning.")]
 
 
 @app.command("list")
+@takes_server
 def list_models(
+    server: Server,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Most meta-models.")] = 20,
     after: Annotated[str | None, typer.Option(help="From the one after this: `next` of the page before.")] = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Meta-models, newest first."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         page = metazoo.meta_models.list(after=after, limit=limit)
     if as_json:
         typer.echo(page.model_dump_json())
@@ -55,16 +53,14 @@ def list_models(
 
 
 @app.command()
+@takes_server
 def show(
+    server: Server,
     model_id: ModelId,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What is known of a meta-model."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         model = metazoo.meta_models.retrieve(model_id)
     if as_json:
         typer.echo(model.model_dump_json())
@@ -84,17 +80,15 @@ def show(
 
 
 @app.command()
+@takes_server
 def download(
+    server: Server,
     model_id: ModelId,
     folder: Annotated[Path, typer.Argument(help="Where to put its files; made if need be.")],
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a meta-model; each file is checked by its SHA-256."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         try:
             metazoo.meta_models.download(model_id, folder)
         except OSError as error:
@@ -108,22 +102,20 @@ def download(
 
 
 @app.command()
+@takes_server
 def predict(
+    server: Server,
     model_id: ModelId,
     query: Annotated[list[Path], typer.Argument(help="Images to label, or folders of them.")],
     support: Support,
     method: Method = "logistic",
     calibrate: Calibrate = False,
     steps: Steps = None,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task from a few labelled images and label others."""
     labelled, asked = labelled_images(support), images_of(query)
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         answer = metazoo.meta_models.predict(
             model_id, support=labelled, query=asked, **_options(method, calibrate, steps)
         )
@@ -131,7 +123,9 @@ def predict(
 
 
 @app.command()
+@takes_server
 def adapt(
+    server: Server,
     model_id: ModelId,
     support: Support,
     method: Method = "logistic",
@@ -140,17 +134,13 @@ def adapt(
     name: Annotated[str | None, typer.Option(help="To find it by.")] = None,
     ttl: Annotated[int | None, typer.Option(help="Seconds for which it is served. Default: a day.")] = None,
     keep_support: Annotated[bool, typer.Option(help="Keep the labelled images beside it.")] = False,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task from a few labelled images, and serve what was learned as an API for a while."""
     options = _options(method, calibrate, steps) | {"keep_support": keep_support}
     options |= {key: value for key, value in {"name": name, "ttl": ttl}.items() if value is not None}
     labelled = labelled_images(support)
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         model = metazoo.meta_models.adapt(model_id, support=labelled, **options)
     typer.echo(model.model_dump_json() if as_json else model.id)
 

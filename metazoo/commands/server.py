@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from contracts.access import DEFAULT_TENANT, Role
-from metazoo.connection import ApiKeyEnv, AsJson, Profile, ReadyFile, Url, connected
+from metazoo.connection import AsJson, Server, connected, takes_server
 
 app = typer.Typer(invoke_without_command=True)
 keys = typer.Typer(no_args_is_help=True, help="Keys of the server; needs one with the role admin.")
@@ -57,32 +57,28 @@ def config(as_json: AsJson = False) -> None:
 
 
 @keys.command()
+@takes_server
 def create(
+    server: Server,
     name: Annotated[str, typer.Argument(help="Whose it is or what it is for.")],
     tenant: Annotated[str, typer.Option(help="Whose jobs and models it sees.")] = DEFAULT_TENANT,
     role: Annotated[Role, typer.Option(help="What it may do.")] = Role.USER,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its secret is printed this once."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         key = metazoo.admin.create_key({"name": name, "tenant": tenant, "role": role})
     typer.echo(key.model_dump_json() if as_json else key.secret)
 
 
 @keys.command("list")
+@takes_server
 def list_keys(
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Every key, oldest first, without its secret."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         found = metazoo.admin.keys()
     for key in found:
         state = "revoked" if key.revoked else key.role
@@ -90,36 +86,32 @@ def list_keys(
 
 
 @keys.command()
+@takes_server
 def revoke(
+    server: Server,
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key's id.")],
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key: from now on it grants nothing."""
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         key = metazoo.admin.revoke_key(key_id)
     typer.echo(key.model_dump_json() if as_json else f"{key.id} revoked")
 
 
 @app.command()
+@takes_server
 def quota(
+    server: Server,
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
     running_jobs: Annotated[int | None, typer.Option(help="Jobs that have not ended, at once.")] = None,
     queries_a_day: Annotated[int | None, typer.Option(help="Images sent to APIs a day.")] = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Take both limits away.")] = False,
-    url: Url = None,
-    api_key_env: ApiKeyEnv = None,
-    ready_file: ReadyFile = None,
-    profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
     """What a tenant may use and has used today; options change its quota."""
     limits = {"running_jobs": running_jobs, "queries_a_day": queries_a_day}
     given = {name: limit for name, limit in limits.items() if limit is not None}
-    with connected(url, api_key_env, ready_file, profile) as metazoo:
+    with connected(server) as metazoo:
         usage = metazoo.admin.usage(tenant)
         if given or unlimited:
             kept = {} if unlimited else usage.quota.model_dump()
