@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -19,8 +20,20 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+MASKED = "**********"  # what a secret shows as
+
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$")]
+
+
+def plain_http(url: str, *, example: str, instead: str) -> SplitResult:
+    """The parts of an http or https URL without a user's name in it. Raises `ValueError`, which says what to do `instead`."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"must be an http or https URL, such as {example}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"must not hold a user name or password: {instead}")
+    return parts
 
 
 Place = tuple[str | int, ...]

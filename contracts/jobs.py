@@ -1,20 +1,17 @@
 """Jobs: what a caller asks for, what the service tells of it, and which moves between states are legal."""
 
-from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from contracts._base import Input, Name, Place, Record, Tag, refuse
+from contracts._base import Input, Name, Place, Record, Tag, plain_http, refuse
 from contracts.adapters import ClassifyOptions, CustomOptions
 from contracts.meta_models import BackboneConfig, Evaluation, Score
 from contracts.methods import MethodOptions, PqdOptions
 from contracts.money import Currency, Money, Price
-
-MASKED = "**********"  # what a secret shows as
+from contracts.webhooks import Webhook
 
 Notes = Annotated[str, StringConstraints(max_length=4000)]
 
@@ -82,11 +79,7 @@ class ApiSpec(Input):
     @field_validator("url")
     @classmethod
     def _plain_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be an http or https URL, such as https://host/v2/models/NAME")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not hold a user name or password: send the key as api_key")
+        parts = plain_http(url, example="https://host/v2/models/NAME", instead="send the key as api_key")
         if parts.query or parts.fragment:
             raise ValueError("must not hold a query or fragment: give the model's URL alone")
         return url.rstrip("/")
@@ -124,41 +117,6 @@ class JobChange(Input):
     budget: BudgetRaise | None = Field(
         None, description="Counts from when work is next begun: pause a running job, raise its budget, resume it."
     )
-
-
-class Webhook(Input):
-    """Where to tell what becomes of a job: signed by the Standard Webhooks scheme (standardwebhooks.com)."""
-
-    url: Annotated[str, Field(min_length=8, max_length=2048)] = Field(
-        description="Told, by POST, when the job begins, pauses and ends."
-    )
-    secret: SecretStr = Field(
-        description="`whsec_` and 24 to 64 bytes in base64: signs what is sent. Encrypted at rest, never returned."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _plain_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be an http or https URL")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not hold a user name or password: the signature says who sends")
-        return url
-
-    @field_validator("secret")
-    @classmethod
-    def _signs(cls, secret: SecretStr) -> SecretStr:
-        text = secret.get_secret_value()
-        if text == MASKED:  # as it is read back; the store refuses it in what callers send
-            return secret
-        try:
-            sound = text.startswith("whsec_") and 24 <= len(b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
-        except ValueError:
-            sound = False
-        if not sound:
-            raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
-        return secret
 
 
 class BudgetLimit(Input):

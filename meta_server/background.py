@@ -7,27 +7,21 @@ from typing import Any
 
 import structlog
 
+from metering.tasks import end
+
 log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these until the block ends, then cancel them and wait until each has ended.
-
-    Each is cancelled as asyncio cancels, once at a time: a cancel scope of anyio would cancel again whatever a task awaits to
-    put away a connection that it was just opening.
-    """
+    """Run these until the block ends; then end them."""
     tasks = [asyncio.ensure_future(one) for one in work]
     for task in tasks:
         task.add_done_callback(_tell)
     try:
         yield
     finally:
-        # once is not enough: `asyncio.wait_for`, which redis-py uses, may swallow a cancellation before Python 3.12
-        while left := [task for task in tasks if not task.done()]:
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=0.1)
+        await end(*tasks)
 
 
 def _tell(task: asyncio.Future[None]) -> None:

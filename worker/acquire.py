@@ -15,6 +15,7 @@ from contracts.methods import ProceduralQueries
 from meta_server.store import stored_job
 from meta_server.store.stored_job import LEARN, StoredJob
 from metering.scripts import StoreUnavailable
+from metering.tasks import end
 from worker.adapters import open_model
 from worker.context import Context
 from worker.failures import JobFault
@@ -22,7 +23,7 @@ from worker.probe import IMAGES, BadApi, check_info, check_same_size
 from worker.queries import plan_of, resized, shared_images
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
-from worker.watch import Stopped, Watch, Why, end
+from worker.watch import Stopped, Watch, Why
 from worker.weights import keep_weights, take_weights
 
 T = TypeVar("T")

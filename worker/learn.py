@@ -32,12 +32,13 @@ from meta_server.store import ids
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing
 from meta_server.store.stored_job import StoredJob
 from metering.records import MoveRefused
+from metering.tasks import end
 from worker.adaptive import learn_from_apis
 from worker.arrivals import Arrivals, GaveWay
 from worker.context import Context
 from worker.devices import compute, first, gpus
 from worker.failures import JobFault
-from worker.watch import Stopped, Watch, Why, end, why
+from worker.watch import Stopped, Watch, Why, why
 
 REPORT_EVERY = 1.0  # seconds
 

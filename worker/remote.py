@@ -33,13 +33,14 @@ from client.model import Answer, ModelInfo
 from contracts.oip import Tensor
 from meta_server.store.artifacts import Artifacts
 from metering.ledger import BudgetSpent, Chunk, Hold, JobClosed, Ledger, Outcome, QuotaReached, Settled
+from metering.tasks import end
 from worker import metrics
 from worker.adapters import RemoteModel
 from worker.pace import LONGEST_PAUSE, Pacer, Turn
 from worker.probe import IMAGES, USELESS_AFTER, BadApi, Sameness, read_probabilities
 from worker.queries import Images
 from worker.todo import Todo
-from worker.watch import GRACE, Stopped, Watch, Why, end, why
+from worker.watch import GRACE, Stopped, Watch, Why, why
 from worker.window import Window
 
 CHUNK = 64  # images a request for an API that states no limit

@@ -11,6 +11,7 @@ from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
 from metering.leases import SECONDS, Lease, LeaseLost
 from metering.scripts import StoreUnavailable
+from metering.tasks import end
 from worker.context import Context
 
 T = TypeVar("T")
@@ -109,19 +110,6 @@ class Watch:
     def _say(self, reason: Why) -> None:
         self._why = reason
         self._stop.set()
-
-
-async def end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it has ended.
-
-    Once is not enough: `asyncio.wait_for`, which redis-py uses for every command, may swallow a cancellation before
-    Python 3.12.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
-    if not task.cancelled():
-        task.exception()  # seen: nobody else will ask
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ import httpx
 import structlog
 from standardwebhooks.webhooks import Webhook as Signer
 
-from contracts.jobs import Event, Job, Webhook
+from contracts.jobs import Event, Job
+from contracts.webhooks import Webhook
 from meta_server.store import keys
 from meta_server.store.jobs import WEBHOOK
 from worker.context import Context

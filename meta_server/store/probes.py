@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
+from contracts._base import MASKED
 from contracts.estimates import EstimateRequest, Probe
-from contracts.jobs import MASKED
 from contracts.problems import Fault, ProblemError
 from meta_server.store import ids, keys
 from meta_server.store.secrets import Secrets

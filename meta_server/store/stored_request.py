@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from contracts._base import MASKED
 from contracts.access import DEFAULT_TENANT
-from contracts.jobs import MASKED, JobRequest, Webhook
+from contracts.jobs import JobRequest
 from contracts.money import micro
 from contracts.problems import Fault, ProblemError
+from contracts.webhooks import Webhook
 from metering.ledger import budget_fields
 
 

@@ -24,7 +24,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
 from metering.leases import Lease
 from metering.scripts import connect
-from worker.watch import end
+from metering.tasks import end
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

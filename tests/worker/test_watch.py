@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from worker.watch import end
+from metering.tasks import end
 
 pytestmark = pytest.mark.anyio
 

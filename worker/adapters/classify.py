@@ -7,21 +7,18 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from io import BytesIO
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 from PIL import Image
 
-from client._flow import AsyncDriver, Request, once
-from client._limits import RateLimits
-from client.errors import InvalidAnswer
+from client._flow import AsyncDriver
 from client.model import Answer, ModelInfo
 from contracts.adapters import ClassifyOptions
 from contracts.oip import Tensor
-
-LARGEST = 1e30  # of a score: float32 ends beyond it, and probabilities long before
+from worker.adapters.posting import COUNT, LARGEST, answered, post, refuse
 
 
 class ClassifyModel:
@@ -70,25 +67,12 @@ class ClassifyModel:
             for number, image in enumerate(pixels)
         ]
         body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
-        return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", "X-Images": str(len(pixels))}
+        return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", COUNT: str(len(pixels))}
 
     async def infer(self, body: bytes, headers: Mapping[str, str], *, idempotency_key: str | None = None) -> Answer:
         """Post the form, once. Raises `InvalidAnswer` where it is answered by something else than labels with scores."""
-        images = int(headers["X-Images"])
-        sent = {name: value for name, value in headers.items() if name != "X-Images"}
-        if idempotency_key is not None:
-            sent["Idempotency-Key"] = idempotency_key
-        request = Request("POST", self._path, headers=sent, content=body, repeatable=idempotency_key is not None)
-        response = await self._driver.run(once(request, echo=False))
-        if response.status_code != 200:
-            _refuse(f"answered {response.status_code} where success is exactly 200")
-        scores = self._scores(response.content, images)
-        return Answer(
-            probabilities=Tensor("scores", "FP32", scores.shape, scores.tobytes()),
-            cost=None,
-            replayed=response.headers.get("idempotency-replayed", "").lower() == "true",
-            limits=RateLimits.parse(response.headers),
-        )
+        response = await post(self._driver, self._path, body, headers, idempotency_key=idempotency_key)
+        return answered(response, self._scores(response.content, int(headers[COUNT])))
 
     def _scores(self, content: bytes, images: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 (images, classes)."""
@@ -99,7 +83,7 @@ class ClassifyModel:
         if isinstance(rows, list) and images == 1 and all(isinstance(row, dict) for row in rows):
             rows = [rows]
         if not isinstance(rows, list) or len(rows) != images:
-            _refuse(f"answered no list of {images} lists")
+            refuse(f"answered no list of {images} lists")
         scores = np.zeros((images, len(self._classes)), "<f4")
         for image, row in enumerate(rows):
             seen: set[str] = set()
@@ -108,9 +92,9 @@ class ClassifyModel:
                 label: Any = told.get("label")
                 score: Any = told.get("score")
                 if not isinstance(label, str) or type(score) not in (int, float) or not -LARGEST < score < LARGEST:
-                    _refuse("answered something else than labels with scores")
+                    refuse("answered something else than labels with scores")
                 if label not in self._classes or label in seen:
-                    _refuse("answered a label that is not among those given, or one twice")
+                    refuse("answered a label that is not among those given, or one twice")
                 seen.add(label)
                 scores[image, self._classes[label]] = score
         return scores
@@ -130,7 +114,3 @@ def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 def _quoted(field: str) -> str:
     return field.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _refuse(what: str) -> NoReturn:
-    raise InvalidAnswer(f"the API {what}: check its URL, labels and adapter")

@@ -7,7 +7,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from io import BytesIO
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from client._flow import AsyncDriver, Request, once
-from client._limits import RateLimits
-from client.errors import InvalidAnswer
+from client._flow import AsyncDriver
 from client.model import Answer, ModelInfo
 from contracts import json_pointer
 from contracts.adapters import IMAGE, IMAGES, CustomOptions
 from contracts.oip import Tensor
-from worker.adapters.classify import LARGEST
+from worker.adapters.posting import COUNT, LARGEST, answered, post, refuse
 
 JPEG_QUALITY = 95
 # Each level of a byte in [0, 1], as the shortest decimal that is the same float32.
@@ -80,32 +78,21 @@ class CustomModel:
             (value,) = values
             body = _filled(told.template, IMAGE, value)
         content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-        return content, {"Content-Type": "application/json", "X-Images": str(len(pixels))}
+        return content, {"Content-Type": "application/json", COUNT: str(len(pixels))}
 
     async def infer(self, body: bytes, headers: Mapping[str, str], *, idempotency_key: str | None = None) -> Answer:
         """Post the body, once. Raises `InvalidAnswer` where the answer does not hold what the pointers say."""
-        images = int(headers["X-Images"])
-        sent = {name: value for name, value in headers.items() if name != "X-Images"} | self._headers
-        if idempotency_key is not None:
-            sent["Idempotency-Key"] = idempotency_key
-        request = Request("POST", self._path, headers=sent, content=body, repeatable=idempotency_key is not None)
-        response = await self._driver.run(once(request, echo=False))
-        if response.status_code != 200:
-            _refuse(f"answered {response.status_code} where success is exactly 200")
-        scores = self._scores(response.content, images)
-        return Answer(
-            probabilities=Tensor("scores", "FP32", scores.shape, scores.tobytes()),
-            cost=None,
-            replayed=response.headers.get("idempotency-replayed", "").lower() == "true",
-            limits=RateLimits.parse(response.headers),
+        response = await post(
+            self._driver, self._path, body, {**headers, **self._headers}, idempotency_key=idempotency_key
         )
+        return answered(response, self._scores(response.content, int(headers[COUNT])))
 
     def _scores(self, content: bytes, images: int) -> NDArray[np.float32]:
         """float32 (images, classes)."""
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
-            _refuse("answered no JSON")
+            refuse("answered no JSON")
         found = self._rows(answer, self._scores_at, images, "scores")
         named = None if self._labels_at is None else self._rows(answer, self._labels_at, images, "labels")
         scores = np.zeros((images, self._options.count), "<f4")
@@ -116,14 +103,14 @@ class CustomModel:
                 values = list(_flat(row))
                 labels = list(range(len(values)))
                 if len(values) != scores.shape[1]:
-                    _refuse(f"answered {len(values)} scores for {scores.shape[1]} classes")
+                    refuse(f"answered {len(values)} scores for {scores.shape[1]} classes")
             else:
                 labels, values = list(_flat(named[image])), list(_flat(row))
             if len(labels) != len(values) or not values:
-                _refuse("answered not as many labels as scores")
+                refuse("answered not as many labels as scores")
             classes = [self._class(label) for label in labels]
             if len(set(classes)) < len(classes):
-                _refuse("answered one label twice")
+                refuse("answered one label twice")
             scores[image, classes] = [_number(value) for value in values]
         return scores
 
@@ -132,16 +119,16 @@ class CustomModel:
         try:
             found = json_pointer.find(answer, steps)
         except json_pointer.NotThere:
-            _refuse(f"answered without {what} where the pointer leads")
+            refuse(f"answered without {what} where the pointer leads")
         rows = found if self._options.batched else [found]
         if len(rows) != images:
-            _refuse(f"answered {what} of {len(rows)} images where {images} were asked about")
+            refuse(f"answered {what} of {len(rows)} images where {images} were asked about")
         return rows
 
     def _class(self, label: Any) -> int:
         index = self._classes.get(label) if isinstance(label, str) else label
         if type(index) is not int or not 0 <= index < self._options.count:
-            _refuse("answered a label that is not among those given")
+            refuse("answered a label that is not among those given")
         return index
 
     async def __aenter__(self) -> Self:
@@ -182,9 +169,5 @@ def _flat(found: Any) -> Iterable[Any]:
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not -LARGEST < value < LARGEST:
-        _refuse("answered something else than numbers as scores")
+        refuse("answered something else than numbers as scores")
     return float(value)
-
-
-def _refuse(what: str) -> NoReturn:
-    raise InvalidAnswer(f"the API {what}: check its URL, and the template and pointers of its adapter")
