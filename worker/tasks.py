@@ -55,7 +55,7 @@ def _timed(role: str) -> Iterator[_Timed]:
 
 
 def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> None:
-    """Add the tasks to the app."""
+    """Add the tasks to the app, and to no other of this process."""
 
     loop = Loop()
 
@@ -91,11 +91,11 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
                     # it was deleted, or the reaper sends what is due
                     log.warning("not_begun", job_id=job_id, cause=str(error))
 
-    @app.task(name=BEGIN_TASK)
+    @app.task(name=BEGIN_TASK, shared=False)
     def begin(job_ids: list[str]) -> None:
         loop.run(_begin(job_ids))
 
-    @app.task(name=ACQUIRE_TASK)
+    @app.task(name=ACQUIRE_TASK, shared=False)
     def acquire_api(job_id: str, api_id: str) -> None:
         run(job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
 
@@ -103,7 +103,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
             await notify(context, job_id)
 
-    @app.task(name=NOTIFY_TASK)
+    @app.task(name=NOTIFY_TASK, shared=False)
     def tell_webhook(job_id: str) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job_id):
             try:
@@ -115,7 +115,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
         async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
             await probe(context, probe_id)
 
-    @app.task(name=PROBE_TASK)
+    @app.task(name=PROBE_TASK, shared=False)
     def probe_apis(probe_id: str) -> None:
         with structlog.contextvars.bound_contextvars(probe_id=probe_id):
             try:
@@ -124,7 +124,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
             except StoreUnavailable as error:
                 log.warning("not_probed", cause=str(error))  # who waits for it says what may have been charged
 
-    @app.task(name=LEARN_TASK)
+    @app.task(name=LEARN_TASK, shared=False)
     def learn(job_id: str) -> None:
         from worker.learn import learn as work  # torch is for learners alone
 
