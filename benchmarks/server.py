@@ -116,7 +116,7 @@ async def followed(http: Connections, store: JobStore, job_id: str, load: Load) 
     """Events of one job to many watchers: delays, and how many never came."""
     lease = await store.take(job_id, "learn", "bench")
     assert lease is not None
-    await store.begin(job_id, lease)
+    await store.work.begin(job_id, lease)
     loop = Loop("sse", load.events * load.watchers)
     count = round(load.events * load.seconds)
     got = [0] * load.watchers
@@ -139,7 +139,7 @@ async def followed(http: Connections, store: JobStore, job_id: str, load: Load) 
     started = time.perf_counter()
     for step in range(count):
         await asyncio.sleep(max(0.0, started + step / load.events - time.perf_counter()))
-        await store.metrics(job_id, lease, step, count, {"sent": time.time()})
+        await store.work.metrics(job_id, lease, step, count, {"sent": time.time()})
     _, late = await asyncio.wait(watching, timeout=30)
     for task in late:
         task.cancel()
@@ -159,7 +159,7 @@ async def published(store: JobStore, artifacts: Artifacts) -> MetaModel:
     job, _ = await store.create(JobRequest.model_validate_json(body_of(-1)))
     lease = await store.take(job.id, "learn", "bench")
     assert lease is not None
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     folder = f"meta-models/{job.id}/{lease.fence}"
     with tempfile.TemporaryDirectory() as made:
         io.save(Path(made), backbone, {}, options={}, **told)
@@ -168,7 +168,7 @@ async def published(store: JobStore, artifacts: Artifacts) -> MetaModel:
         id=ids.new("mm"), created_at=job.created_at, job=job.id, backbone=config, input_shape=SHAPE, files=files,
         evaluation=None, score=None, random_score=None, **told,
     )  # fmt: skip
-    await store.publish(job.id, lease, model, folder=folder)
+    await store.work.publish(job.id, lease, model, folder=folder)
     return model
 
 

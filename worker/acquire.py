@@ -49,7 +49,7 @@ async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str
         if spend is None or not spend.confirmed:
             await _tell(context, job, api_id, watch, state="dropped", reason=trouble)
             return
-        await context.store.warn(job.id, watch.lease, f"the API gave less than planned: {trouble}", api=api_id)
+        await context.store.work.warn(job.id, watch.lease, f"the API gave less than planned: {trouble}", api=api_id)
     await _tell(context, job, api_id, watch, state="done")
 
 
@@ -58,7 +58,9 @@ async def _check_learners(context: Context, job: StoredJob, watch: Watch) -> Non
     waited = 0.0
     while not await context.learners.announcements():
         if waited >= context.learner_wait:
-            await context.store.warn(job.id, watch.lease, "no learner is up: the job will wait for one after acquiring")
+            await context.store.work.warn(
+                job.id, watch.lease, "no learner is up: the job will wait for one after acquiring"
+            )
             return
         await watch.sleep(1.0)
         waited += 1.0
@@ -73,7 +75,7 @@ async def _check_learners(context: Context, job: StoredJob, watch: Watch) -> Non
 async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) -> None:
     """Probe and acquire. Raises `AddressRefused`, `BadApi`, `Enough`, `MetazooError`."""
     store, url = context.store, job.spec(api_id).url
-    await store.phase(job.id, watch.lease, Phase.PROBE)
+    await store.work.phase(job.id, watch.lease, Phase.PROBE)
     await _tell(context, job, api_id, watch, state="probing")
     await context.guard.check(url)
     key = await store.api_key(job.id, api_id)
@@ -81,11 +83,11 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
     async with open_model(job.spec(api_id), secret, transport=context.transport(), timeout=context.timeout) as model:
         info = await _patiently(context, job, api_id, model.metadata, watch)
         check_info(info)
-        shape = await store.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
+        shape = await store.work.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
         if not isinstance(job.request.method, ProceduralQueries):
             check_same_size(info, shape)
         pool = shared_images(job.request, shape).images
-        classes = await store.agree_on_classes(job.id, watch.lease, api_id, info.classes)
+        classes = await store.work.agree_on_classes(job.id, watch.lease, api_id, info.classes)
         if classes != info.classes:
             raise BadApi(f"it had {classes} classes before and now has {info.classes}")
         if job.request.takes_weights:
@@ -109,7 +111,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
         )
         await teacher.resume()
         await teacher.probe(IMAGES)
-        await store.phase(job.id, watch.lease, Phase.ACQUIRE)
+        await store.work.phase(job.id, watch.lease, Phase.ACQUIRE)
         await _tell(context, job, api_id, watch, state="acquiring")
         async with _looking_around(context, job, teacher, watch):
             await teacher.ask()
@@ -161,7 +163,7 @@ async def _patiently(
             raise error
         if pause == FIRST_PAUSE:
             message = f"the API does not answer; trying for {context.patience:.0f} s: {error}"
-            await context.store.warn(job.id, watch.lease, message, api=api_id)
+            await context.store.work.warn(job.id, watch.lease, message, api=api_id)
         await watch.sleep(min(error.retry_after or pause, LONGEST_PAUSE))
         pause *= 2
 
@@ -170,4 +172,4 @@ async def _tell(context: Context, job: StoredJob, api_id: str, watch: Watch, **s
     """Set and announce the API's state."""
     planned = len(plan_of(job.request).assigned[int(api_id[1:])])
     progress = ApiProgress(url=job.spec(api_id).url, planned=planned, **state)
-    await context.store.set_api(job.id, watch.lease, api_id, progress)
+    await context.store.work.set_api(job.id, watch.lease, api_id, progress)

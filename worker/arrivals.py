@@ -70,15 +70,15 @@ class Arrivals:
                 job = await self._context.store.load(self._job_id)
             self._cuts[step] = await self._arrived(job)
             record = json.dumps({str(at): cut for at, cut in self._cuts.items()}, separators=(",", ":"))
-            await self._context.store.checkpoint(self._job_id, self._watch.lease, RECORD, record)
+            await self._context.store.work.checkpoint(self._job_id, self._watch.lease, RECORD, record)
         if self._cuts[step] == self._taken:
             return None
         self._taken = self._cuts[step]
         return await self._read(job, self._taken)
 
     async def _give_way(self) -> None:
-        await self._context.store.checkpoint(self._job_id, self._watch.lease, LATE, "1")
-        await self._context.store.checkpoint(self._job_id, self._watch.lease, RECORD, "{}")
+        await self._context.store.work.checkpoint(self._job_id, self._watch.lease, LATE, "1")
+        await self._context.store.work.checkpoint(self._job_id, self._watch.lease, RECORD, "{}")
         raise GaveWay
 
     async def _arrived(self, job: StoredJob) -> Cut:

@@ -89,12 +89,14 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
         try:
             content = await asyncio.to_thread(context.artifacts.recall, kept["path"])
         except (ArtifactDamaged, ArtifactMissing) as error:
-            await context.store.warn(job.id, watch.lease, f"a checkpoint is refused, training begins anew: {error}")
+            await context.store.work.warn(
+                job.id, watch.lease, f"a checkpoint is refused, training begins anew: {error}"
+            )
         else:
             load_weights(backbone, from_safetensors(content))
             return backbone.eval(), kept["metrics"]
 
-    await context.store.phase(job.id, watch.lease, Phase.META_TRAIN)
+    await context.store.work.phase(job.id, watch.lease, Phase.META_TRAIN)
     arrivals = Arrivals(context, job, watch)
     async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
         if METHODS[request.method.name].adaptive:
@@ -125,7 +127,7 @@ async def _kept(
     """Both, once they are checkpointed."""
     stem = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}"
     path = await asyncio.to_thread(context.artifacts.keep, stem, ".safetensors", to_safetensors(weights(backbone)))
-    await context.store.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
+    await context.store.work.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
     return backbone, metrics
 
 
@@ -136,7 +138,7 @@ async def _evaluated(
     evaluation = job.request.evaluation
     if dataset is None or evaluation is None:
         return None, None
-    await context.store.phase(job.id, watch.lease, Phase.EVALUATE)
+    await context.store.work.phase(job.id, watch.lease, Phase.EVALUATE)
     async with _reporting(context, job.id, Phase.EVALUATE, watch) as report:
 
         def own(device: str, _: int) -> Score:
@@ -168,7 +170,7 @@ async def _scored(context: Context, job: StoredJob, watch: Watch, name: str, com
     if name in job.checkpoints:
         return Score.model_validate_json(job.checkpoints[name])
     score = await asyncio.to_thread(compute)
-    await context.store.checkpoint(job.id, watch.lease, name, score.model_dump_json())
+    await context.store.work.checkpoint(job.id, watch.lease, name, score.model_dump_json())
     return score
 
 
@@ -183,7 +185,7 @@ async def _publish(
 ) -> None:
     """Write the artefact where no other attempt writes, then make it visible with the end of the job."""
     watch.check()
-    await context.store.phase(job.id, watch.lease, Phase.PUBLISH)
+    await context.store.work.phase(job.id, watch.lease, Phase.PUBLISH)
     request = job.request
     job = await context.store.load(job.id)  # with all that came while it was learned from
     spent = await context.store.ledger(job.id).state()
@@ -219,7 +221,7 @@ async def _publish(
         **told,
     )
     try:
-        await context.store.publish(job.id, watch.lease, meta_model, folder=folder)
+        await context.store.work.publish(job.id, watch.lease, meta_model, folder=folder)
     except MoveRefused as refused:
         raise Stopped(why(refused.status)) from None
 
@@ -250,7 +252,7 @@ async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) 
 
     async def tell() -> None:
         while report.warnings:
-            await context.store.warn(job_id, watch.lease, report.warnings[0])
+            await context.store.work.warn(job_id, watch.lease, report.warnings[0])
             del report.warnings[0]
         newest = report.newest
         if newest is None or newest is report.told:
@@ -258,9 +260,9 @@ async def _reporting(context: Context, job_id: str, phase: Phase, watch: Watch) 
         report.told = newest
         done, steps, metrics = newest
         if metrics:
-            await context.store.metrics(job_id, watch.lease, done, steps, metrics)
+            await context.store.work.metrics(job_id, watch.lease, done, steps, metrics)
         else:
-            await context.store.progress(job_id, watch.lease, phase, done / steps)
+            await context.store.work.progress(job_id, watch.lease, phase, done / steps)
 
     async def keep_telling() -> None:
         while True:

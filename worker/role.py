@@ -43,7 +43,7 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
     """Work under the lease; whether the rest of the work was handed on."""
     try:
         async with watching(context, job_id, lease) as watch:
-            if await context.store.begin(job_id, lease) != JobStatus.RUNNING:
+            if await context.store.work.begin(job_id, lease) != JobStatus.RUNNING:
                 return False
             job = await context.store.load(job_id)  # as the last holder of the lease left it
             if role not in job.due():

@@ -75,7 +75,7 @@ async def keep_weights(
     stem = f"jobs/{job.id}/checkpoints/weights-{api_id}-{watch.lease.fence}"
     path = await asyncio.to_thread(context.artifacts.keep, stem, ".safetensors", content)
     kept = KeptWeights(path=path, network=network, ways=ways)
-    await context.store.checkpoint(job.id, watch.lease, checkpoint_of(api_id), kept.model_dump_json())
+    await context.store.work.checkpoint(job.id, watch.lease, checkpoint_of(api_id), kept.model_dump_json())
 
 
 def _told(metadata: bytes) -> Any:

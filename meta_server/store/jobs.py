@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -21,14 +21,12 @@ from contracts.jobs import (
     JobPage,
     JobRequest,
     JobStatus,
-    Phase,
 )
-from contracts.meta_models import MetaModel
 from contracts.problems import ProblemError
 from meta_server.store import events, ids, keys
 from meta_server.store.index import matching, newest_first
 from meta_server.store.secrets import Secrets
-from meta_server.store.stored_job import PHASES, StoredJob, stored_job, text, told_job
+from meta_server.store.stored_job import StoredJob, stored_job, text, told_job
 from meta_server.store.stored_request import (
     canonical,
     found_by,
@@ -37,6 +35,7 @@ from meta_server.store.stored_request import (
     refuse_lower,
     webhook_secret,
 )
+from meta_server.store.work import Work
 from metering.leases import Lease, Leases
 from metering.ledger import Ledger, budget_state
 from metering.records import IdempotencyMark, KeyReused, MoveRefused, RecordKeys, Records, StillAtWork, TooManyOpen
@@ -57,6 +56,7 @@ class JobStore:
         self._scripts = scripts or Scripts(redis)
         self.events = events.Events(redis, self._scripts, self.status)
         self._records = Records(self._scripts, MOVES, ends=ENDED)
+        self.work = Work(self._records)
         self.leases = Leases(self._scripts)
         self.service_leases = Leases(self._scripts, attempts=UNLIMITED)
 
@@ -339,61 +339,6 @@ class JobStore:
         """The lease of a role, or None while someone holds it. Raises `AttemptsExhausted`, `StoreUnavailable`."""
         return await self.leases.take(keys.job(job_id, "leases"), role, holder)
 
-    async def begin(self, job_id: str, lease: Lease) -> JobStatus:
-        """A queued job is running from here on; the status it has now. Raises `LeaseLost`, `StoreUnavailable`."""
-        try:
-            await self._records.move(keys.records(job_id), JobStatus.RUNNING, lease=lease)
-        except MoveRefused as refused:
-            return JobStatus(refused.status)
-        return JobStatus.RUNNING
-
-    async def phase(self, job_id: str, lease: Lease, phase: Phase) -> None:
-        """Note that a phase has started. Raises `LeaseLost`, `StoreUnavailable`."""
-        await self._records.phase(keys.records(job_id), lease, phase, PHASES.index(phase))
-
-    async def agree_on_shape(self, job_id: str, lease: Lease, shape: Sequence[int]) -> tuple[int, int, int]:
-        """The input shape of all of the job's APIs: what the first to ask gave. Raises `LeaseLost`, `StoreUnavailable`."""
-        standing = await self._records.decide(keys.records(job_id), lease, "input_shape", json.dumps(list(shape)))
-        channels, height, width = json.loads(standing)
-        return channels, height, width
-
-    async def agree_on_classes(self, job_id: str, lease: Lease, api_id: str, classes: int) -> int:
-        """How many classes an API has: what it told first. Raises `LeaseLost`, `StoreUnavailable`."""
-        return int(await self._records.decide(keys.records(job_id), lease, f"classes:{api_id}", str(classes)))
-
-    async def set_api(self, job_id: str, lease: Lease, api_id: str, progress: ApiProgress) -> None:
-        """Set and announce where an API stands. Raises `LeaseLost`, `StoreUnavailable`."""
-        await self._records.write(
-            keys.records(job_id),
-            lease,
-            into=keys.job(job_id, "apis"),
-            fields={api_id: progress.model_dump_json(exclude={"answered"})},
-            event=("api", {"api": api_id, **progress.model_dump(mode="json", include={"state", "planned", "reason"})}),
-        )
-
-    async def warn(self, job_id: str, lease: Lease, message: str, **about: str) -> None:
-        """Announce something the person should see. Raises `LeaseLost`, `StoreUnavailable`."""
-        event = ("warning", {"message": message, **about})
-        await self._records.write(keys.records(job_id), lease, fields={}, event=event)
-
-    async def progress(self, job_id: str, lease: Lease, phase: Phase, fraction: float) -> None:
-        """Announce how far a phase is, in [0, 1]. Raises `LeaseLost`, `StoreUnavailable`."""
-        event = ("progress", {"phase": phase, "fraction": round(fraction, 4)})
-        await self._records.write(
-            keys.records(job_id), lease, fields={f"progress:{phase}": f"{fraction:.4f}"}, event=event
-        )
-
-    async def metrics(self, job_id: str, lease: Lease, step: int, steps: int, values: Mapping[str, float]) -> None:
-        """Announce training metrics and how far training is. Raises `LeaseLost`, `StoreUnavailable`."""
-        fields = {f"metric:{name}": repr(float(value)) for name, value in values.items()}
-        fields[f"progress:{Phase.META_TRAIN}"] = f"{step / steps:.4f}"
-        event = ("metrics", {"step": step, "steps": steps, **values})
-        await self._records.write(keys.records(job_id), lease, fields=fields, event=event)
-
-    async def checkpoint(self, job_id: str, lease: Lease, name: str, value: str) -> None:
-        """Note durable progress: `name` is kept as `value` (where it lies, or itself). Raises `LeaseLost`."""
-        await self._records.write(keys.records(job_id), lease, fields={f"checkpoint:{name}": value}, progress=True)
-
     async def fail(self, job_id: str, error: JobError, *, lease: Lease | None = None) -> None:
         """End the job with `error`; one that has ended stays as it is. Raises `LeaseLost`, `StoreUnavailable`."""
         with suppress(MoveRefused):
@@ -424,33 +369,6 @@ class JobStore:
         with suppress(MoveRefused):  # it had ended before
             await self._records.move(keys.records(job_id), JobStatus.CANCELLED, only_from=[JobStatus.CANCELLING])
         return True
-
-    async def publish(
-        self,
-        job_id: str,
-        lease: Lease,
-        meta_model: MetaModel,
-        *,
-        folder: str,
-    ) -> None:
-        """Make the meta-model visible and the job succeeded, in one step.
-
-        Raises `MoveRefused` (cancelled in between), `LeaseLost`, `StoreUnavailable`.
-        """
-        fields = {"meta_model": meta_model.id}
-        for name, score in (("score", meta_model.score), ("random_score", meta_model.random_score)):
-            if score is not None:
-                fields[name] = score.model_dump_json()
-        await self._records.publish(
-            keys.records(job_id),
-            lease,
-            published_id=meta_model.id,
-            published_key=keys.meta_model(meta_model.id),
-            published_index=keys.META_MODELS,
-            published=meta_model.model_dump_json(),
-            folder=folder,
-            fields=fields,
-        )
 
     async def _read(self, job_ids: Sequence[str]) -> Sequence[Job]:
         if not job_ids:

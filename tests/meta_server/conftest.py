@@ -97,7 +97,7 @@ def publish(services: Services, tmp_path: Path) -> Callable[..., Awaitable[MetaM
         job, _ = await services.jobs.create(JobRequest.model_validate(REQUEST))
         lease = await services.jobs.take(job.id, "learn", "test")
         assert lease is not None
-        await services.jobs.begin(job.id, lease)
+        await services.jobs.work.begin(job.id, lease)
         folder = f"meta-models/{job.id}/{lease.fence}"
         files = dict(services.artifacts.put_folder(source, folder))
         model = MetaModel(
@@ -112,7 +112,7 @@ def publish(services: Services, tmp_path: Path) -> Callable[..., Awaitable[MetaM
             files=files,
             **told,
         )
-        await services.jobs.publish(job.id, lease, model, folder=folder)
+        await services.jobs.work.publish(job.id, lease, model, folder=folder)
         return model
 
     return do

@@ -133,7 +133,7 @@ async def test_a_tenant_sends_no_more_images_a_day_than_its_quota(
     job = (await http.post("/v1/jobs", json=request_body, headers=other)).json()["id"]
     lease = await services.jobs.take(job, "acquire:a0", "test")
     assert lease is not None
-    await services.jobs.begin(job, lease)
+    await services.jobs.work.begin(job, lease)
     ledger = services.jobs.ledger(job)
 
     def chunk(number: int, images: int) -> Chunk:

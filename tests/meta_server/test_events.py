@@ -23,9 +23,9 @@ async def ended(http: httpx.AsyncClient, services: Services, request_body: Any) 
     job = (await http.post("/v1/jobs", json=request_body)).json()["id"]
     lease = await services.jobs.take(job, "acquire:a0", "test")
     assert lease is not None
-    await services.jobs.begin(job, lease)
-    await services.jobs.phase(job, lease, Phase.PROBE)
-    await services.jobs.warn(job, lease, "two lines\nin one message")
+    await services.jobs.work.begin(job, lease)
+    await services.jobs.work.phase(job, lease, Phase.PROBE)
+    await services.jobs.work.warn(job, lease, "two lines\nin one message")
     await http.post(f"/v1/jobs/{job}/cancel")
     await services.jobs.leases.release(lease)
     assert await services.jobs.close(job)

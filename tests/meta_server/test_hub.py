@@ -57,7 +57,7 @@ async def begun(store: JobStore, request_body: dict[str, Any]) -> tuple[str, Lea
     job, _ = await store.create(JobRequest.model_validate(request_body))
     lease = await store.take(job.id, "learn", "test")
     assert lease is not None
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     return job.id, lease
 
 
@@ -72,7 +72,7 @@ async def test_every_follower_sees_every_event_once_and_in_order(
 
     async def write(job_id: str, lease: Lease) -> None:
         for number in range(60):
-            await store.warn(job_id, lease, str(number))
+            await store.work.warn(job_id, lease, str(number))
             if rng.random() < 0.2:
                 await asyncio.sleep(0)
         await store.pause(job_id, lease=lease)
@@ -146,7 +146,7 @@ async def test_what_was_trimmed_is_told_with_the_first_event_held(
     monkeypatch.setattr(events, "EVENTS_KEPT", 10)
     job_id, lease = await begun(services.jobs, request_body)
     for number in range(20):
-        await services.jobs.warn(job_id, lease, str(number))
+        await services.jobs.work.warn(job_id, lease, str(number))
     ids = [event.id for event in (await services.jobs.events.page(job_id)).items]
     assert await services.jobs.events.trim(job_id) == len(ids) - 10
     assert await services.jobs.events.trim(job_id) == 0
@@ -204,7 +204,7 @@ async def test_the_stream_as_bytes_on_a_socket(
         assert json.loads(blocks[-1][2].removeprefix("data: "))["id"] == last
         writer.close()
         await writer.wait_closed()
-        await store.warn(job_id, lease, "while nobody looked\nand in two lines")
+        await store.work.warn(job_id, lease, "while nobody looked\nand in two lines")
         reader, writer = await connected(f"Last-Event-ID: {last}")
         again = (await until(reader, b"nobody looked")).replace(b"\r\n", b"\n").decode()
         assert again.count("data: ") == 1

@@ -28,8 +28,8 @@ async def job(http: httpx.AsyncClient, services: Services, request_body: Any) ->
     job_id: str = (await http.post("/v1/jobs", json=request_body)).json()["id"]
     lease = await services.jobs.take(job_id, "acquire:a0", "test")
     assert lease is not None
-    await services.jobs.begin(job_id, lease)
-    await services.jobs.agree_on_shape(job_id, lease, (3, 16, 16))
+    await services.jobs.work.begin(job_id, lease)
+    await services.jobs.work.agree_on_shape(job_id, lease, (3, 16, 16))
     ledger = services.jobs.ledger(job_id)
     for number in range(12):
         chunk = Chunk(api="a0", number=number, start=number, stop=number + 1, digest="d" * 64)
@@ -38,7 +38,7 @@ async def job(http: httpx.AsyncClient, services: Services, request_body: Any) ->
         services.artifacts.write(path, save(ANSWER))
         await ledger.settle(lease, chunk, Outcome.CONFIRMED, path=path)
     for step in (1, 2):
-        await services.jobs.metrics(job_id, lease, step, 2, {"loss": 1 / step})
+        await services.jobs.work.metrics(job_id, lease, step, 2, {"loss": 1 / step})
     await services.jobs.leases.release(lease)
     return f"/v1/jobs/{job_id}"
 

@@ -67,7 +67,7 @@ async def test_a_lost_holder_is_replaced_once(
     await one.round()
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     await one.round()
     assert queue.sent == []
     await expire(redis, job, "acquire:a0")
@@ -83,7 +83,7 @@ async def test_a_job_whose_worker_vanished_is_sent_again_within_90_seconds(
     assert leases.SECONDS + 2 * reaper.EVERY <= 90
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     await one.round()
     assert queue.sent == []
     await expire(redis, job, "acquire:a0")
@@ -122,8 +122,8 @@ async def test_the_learner_is_sent_when_nobody_did(
 ) -> None:
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
-    await store.begin(job.id, lease)
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    await store.work.begin(job.id, lease)
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
     monkeypatch.setattr(reaper, "PATIENCE", -1.0)
     await one.round()
     await one.round()
@@ -135,7 +135,7 @@ async def test_a_cancelled_job_whose_worker_vanished_is_closed(
 ) -> None:
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     await store.ledger(job.id).reserve(lease, Chunk(api="a0", number=0, start=0, stop=4, digest="d"))
     await store.cancel(job.id)
     await one.round()
@@ -152,8 +152,8 @@ async def test_a_cancelled_job_whose_worker_vanished_is_closed(
 async def test_too_few_apis_fail_the_job_although_nobody_said_so(one: Reaper, store: JobStore, job: Job) -> None:
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
-    await store.begin(job.id, lease)
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="dropped", reason="down"))
+    await store.work.begin(job.id, lease)
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="dropped", reason="down"))
     await one.round()
     assert (await store.get(job.id)).status == JobStatus.FAILED
 

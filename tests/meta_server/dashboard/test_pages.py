@@ -84,9 +84,9 @@ async def test_a_job_is_told_and_nothing_it_says_is_taken_as_html(
     job = (await http.post("/v1/jobs", json=body)).json()["id"]
     lease = await services.jobs.take(job, "acquire:a0", "test")
     assert lease is not None
-    await services.jobs.begin(job, lease)
+    await services.jobs.work.begin(job, lease)
     url = body["apis"][0]["url"]
-    await services.jobs.set_api(job, lease, "a0", ApiProgress(url=url, state="dropped", reason=HOSTILE))
+    await services.jobs.work.set_api(job, lease, "a0", ApiProgress(url=url, state="dropped", reason=HOSTILE))
     page = await get(http, f"/jobs/{job}")
     assert page.text.count(HOSTILE) >= 2
     assert "teacher-secret" not in page.text

@@ -97,13 +97,13 @@ async def test_a_queued_job_is_cancelled_at_once_and_only_once(store: JobStore, 
         await store.cancel(job.id)
     assert raised.value.problem.status == 409
     lease = await taken(store, job.id, acquire_role("a0"))
-    assert await store.begin(job.id, lease) == JobStatus.CANCELLED
+    assert await store.work.begin(job.id, lease) == JobStatus.CANCELLED
 
 
 async def test_a_running_job_is_cancelled_when_its_workers_have_stopped(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     lease = await taken(store, job.id, acquire_role("a0"))
-    assert await store.begin(job.id, lease) == JobStatus.RUNNING
+    assert await store.work.begin(job.id, lease) == JobStatus.RUNNING
     ledger = store.ledger(job.id)
     await ledger.reserve(lease, chunk())
     assert (await store.cancel(job.id)).status == JobStatus.CANCELLING
@@ -172,7 +172,7 @@ async def test_what_a_person_may_ask_of_a_job_in_each_state(
 async def test_a_paused_job_keeps_its_holds_and_says_why(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     lease = await taken(store, job.id, acquire_role("a0"))
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     await store.ledger(job.id).reserve(lease, chunk())
     assert (await store.pause(job.id, reason="the disk is full", lease=lease)).status == JobStatus.PAUSING
     with pytest.raises(JobClosed):
@@ -193,7 +193,7 @@ async def test_rest_does_not_count_as_work(store: JobStore, clock: Any, request_
     job, _ = await store.create(request_of(1, budget={"queries": 100, "seconds": 60}))
     for number in range(3):
         lease = await taken(store, job.id, acquire_role("a0"))
-        await store.begin(job.id, lease)
+        await store.work.begin(job.id, lease)
         await clock.forward(20 - 1)
         await store.ledger(job.id).reserve(lease, chunk(number=number))
         await clock.forward(1)
@@ -211,10 +211,10 @@ async def test_rest_does_not_count_as_work(store: JobStore, clock: Any, request_
 async def test_a_retried_job_keeps_what_it_has_and_counts_attempts_anew(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(2))
     lease = await taken(store, job.id, LEARN)
-    await store.begin(job.id, lease)
-    await store.checkpoint(job.id, lease, "backbone", "here")
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u0", state="done", planned=100))
-    await store.set_api(job.id, lease, "a1", ApiProgress(url="u1", state="dropped", planned=100, reason="down"))
+    await store.work.begin(job.id, lease)
+    await store.work.checkpoint(job.id, lease, "backbone", "here")
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u0", state="done", planned=100))
+    await store.work.set_api(job.id, lease, "a1", ApiProgress(url="u1", state="dropped", planned=100, reason="down"))
     await store.fail(job.id, JobError(code="c", message="m"), lease=lease)
     with pytest.raises(ProblemError, match="still stopping"):
         await store.retry(job.id)
@@ -299,7 +299,7 @@ async def test_a_deleted_job_leaves_nothing_behind(store: JobStore, redis: Redis
     before = set(await redis.keys("*"))
     job, _ = await store.create(request_of(1))
     lease = await taken(store, job.id, acquire_role("a0"))
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     await store.ledger(job.id).reserve(lease, chunk())
     with pytest.raises(ProblemError, match="cancel it first"):
         await store.delete(job.id)
@@ -317,9 +317,9 @@ async def test_a_deleted_job_leaves_nothing_behind(store: JobStore, redis: Redis
 async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     lease = await taken(store, job.id, acquire_role("a0"))
-    await store.begin(job.id, lease)
-    await store.phase(job.id, lease, Phase.PROBE)
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="probing", planned=10))
+    await store.work.begin(job.id, lease)
+    await store.work.phase(job.id, lease, Phase.PROBE)
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="probing", planned=10))
     first = await store.events.page(job.id, limit=2)
     rest = await store.events.page(job.id, after=first.last)
     assert [event.type for event in first.items + rest.items] == ["status", "status", "phase", "api"]
@@ -345,18 +345,18 @@ async def test_following_ends_with_the_last_status(store: JobStore, request_of: 
 async def test_a_stale_worker_can_write_nothing(store: JobStore, clock: Any, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     stale = await taken(store, job.id, LEARN)
-    await store.begin(job.id, stale)
+    await store.work.begin(job.id, stale)
     assert await store.take(job.id, LEARN, "other") is None
     await clock.forward(46)
     fresh = await taken(store, job.id, LEARN)
     assert fresh.fence > stale.fence
     before = await store.get(job.id)
     for write in (
-        store.phase(job.id, stale, Phase.META_TRAIN),
-        store.progress(job.id, stale, Phase.META_TRAIN, 0.5),
-        store.checkpoint(job.id, stale, "x", "y"),
+        store.work.phase(job.id, stale, Phase.META_TRAIN),
+        store.work.progress(job.id, stale, Phase.META_TRAIN, 0.5),
+        store.work.checkpoint(job.id, stale, "x", "y"),
         store.fail(job.id, JobError(code="c", message="m"), lease=stale),
-        store.publish(job.id, stale, meta_model(job.id), folder="f"),
+        store.work.publish(job.id, stale, meta_model(job.id), folder="f"),
         store.ledger(job.id).reserve(stale, chunk()),
         store.leases.renew(stale),
     ):
@@ -396,10 +396,10 @@ async def test_publishing_shows_model_state_and_events_together(
     published = meta_model(job.id)
     models = MetaModelStore(redis)
     with pytest.raises(MoveRefused):
-        await store.publish(job.id, lease, published, folder="f")
+        await store.work.publish(job.id, lease, published, folder="f")
     assert (await models.list()).items == []
-    await store.begin(job.id, lease)
-    await store.publish(job.id, lease, published, folder="f")
+    await store.work.begin(job.id, lease)
+    await store.work.publish(job.id, lease, published, folder="f")
     ended = await store.get(job.id)
     assert (ended.status, ended.meta_model, ended.score) == (JobStatus.SUCCEEDED, published.id, published.score)
     assert await models.get(published.id) == published
@@ -423,7 +423,7 @@ async def test_attempts_end_unless_there_is_progress(store: JobStore, request_of
         assert await store.leases.release(await taken(store, job.id, role), orderly=True)
     for _ in range(5):  # nor is one that got somewhere
         lease = await taken(store, job.id, role)
-        await store.checkpoint(job.id, lease, "name", "value")
+        await store.work.checkpoint(job.id, lease, "name", "value")
         await store.leases.release(lease)
     assert (await store.load(job.id)).checkpoints == {"name": "value"}
 
@@ -431,12 +431,12 @@ async def test_attempts_end_unless_there_is_progress(store: JobStore, request_of
 async def test_progress_and_seconds_follow_the_phases(store: JobStore, clock: Any, request_of: Make) -> None:
     job, _ = await store.create(request_of(2))
     lease = await taken(store, job.id, acquire_role("a0"))
-    await store.begin(job.id, lease)
-    await store.phase(job.id, lease, Phase.PROBE)
+    await store.work.begin(job.id, lease)
+    await store.work.phase(job.id, lease, Phase.PROBE)
     await clock.forward(2)
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="acquiring", planned=100))
-    await store.phase(job.id, lease, Phase.ACQUIRE)
-    await store.phase(job.id, lease, Phase.PROBE)  # a later API's probe takes nothing back
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="acquiring", planned=100))
+    await store.work.phase(job.id, lease, Phase.ACQUIRE)
+    await store.work.phase(job.id, lease, Phase.PROBE)  # a later API's probe takes nothing back
     ledger = store.ledger(job.id)
     await ledger.reserve(lease, chunk())
     await ledger.settle(lease, chunk(), Outcome.CONFIRMED, path="p")
@@ -446,8 +446,8 @@ async def test_progress_and_seconds_follow_the_phases(store: JobStore, clock: An
     assert told.progress.phase == {Phase.PROBE: 0.5, Phase.ACQUIRE: 0.05}
     assert told.progress.per_api["a0"].answered == 10
     await clock.forward(3)
-    await store.phase(job.id, lease, Phase.META_TRAIN)
-    await store.metrics(job.id, lease, 1, 4, {"loss": 0.5})
+    await store.work.phase(job.id, lease, Phase.META_TRAIN)
+    await store.work.metrics(job.id, lease, 1, 4, {"loss": 0.5})
     told = await store.get(job.id)
     assert told.seconds == {Phase.PROBE: 2.0, Phase.ACQUIRE: 3.0}
     assert told.progress.phase == {Phase.PROBE: 0.5, Phase.ACQUIRE: 0.05, Phase.META_TRAIN: 0.25}  # it began early
@@ -457,21 +457,21 @@ async def test_progress_and_seconds_follow_the_phases(store: JobStore, clock: An
 async def test_the_first_shape_told_stands(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(2))
     lease = await taken(store, job.id, LEARN)
-    assert await store.agree_on_shape(job.id, lease, (3, 32, 32)) == (3, 32, 32)
-    assert await store.agree_on_shape(job.id, lease, (3, 64, 64)) == (3, 32, 32)
+    assert await store.work.agree_on_shape(job.id, lease, (3, 32, 32)) == (3, 32, 32)
+    assert await store.work.agree_on_shape(job.id, lease, (3, 64, 64)) == (3, 32, 32)
     assert (await store.load(job.id)).input_shape == (3, 32, 32)
 
 
 async def test_what_is_due(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(3, min_apis=2))
     lease = await taken(store, job.id, LEARN)
-    await store.begin(job.id, lease)
+    await store.work.begin(job.id, lease)
     assert (await store.load(job.id)).due() == ["acquire:a0", "acquire:a1", "acquire:a2"]
-    await store.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
-    await store.set_api(job.id, lease, "a1", ApiProgress(url="u", state="dropped", reason="down"))
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    await store.work.set_api(job.id, lease, "a1", ApiProgress(url="u", state="dropped", reason="down"))
     stored = await store.load(job.id)
     assert (stored.due(), stored.too_few()) == (["acquire:a2"], None)
-    await store.set_api(job.id, lease, "a2", ApiProgress(url="u", state="dropped", reason="NaN"))
+    await store.work.set_api(job.id, lease, "a2", ApiProgress(url="u", state="dropped", reason="NaN"))
     stored = await store.load(job.id)
     assert stored.due() == [LEARN]
     error = stored.too_few()
