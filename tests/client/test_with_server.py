@@ -67,9 +67,9 @@ def work(server: Running, redis_url: str) -> Callable[[str], None]:
         store = JobStore(redis, secrets=Secrets(server.settings.secret_key.get_secret_value()))
         lease = await store.take(job_id, "acquire:a0", "test")
         assert lease is not None
-        await store.begin(job_id, lease)
+        await store.work.begin(job_id, lease)
         for step in range(10):
-            await store.progress(job_id, lease, Phase.PROBE, step / 10)
+            await store.work.progress(job_id, lease, Phase.PROBE, step / 10)
             await asyncio.sleep(0.1)
         await store.cancel(job_id)
         await store.leases.release(lease)
