@@ -71,10 +71,10 @@ def environment() -> Path:
             "install",
             "--quiet",
             "--disable-pip-version-check",
-            f"mlserver=={VERSION}",
+            *PACKAGES,
         ]
         try:
-            subprocess.run(install, check=True, timeout=900, capture_output=True)
+            subprocess.run(install, check=True, timeout=500, capture_output=True)
         except (subprocess.SubprocessError, OSError) as error:
             raise EnvironmentUnavailable(f"mlserver {VERSION} cannot be installed: {error}") from error
         stamp.touch()

@@ -38,14 +38,16 @@ class Running:
             create_app(self.settings), port=self.port, log_config=None, timeout_graceful_shutdown=1, access_log=False
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
+            assert self._thread.is_alive(), "the server ended before it had started"
             time.sleep(0.01)
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join()
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the server does not end"
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def work(server: Running, redis_url: str) -> Callable[[str], None]:
 def test_a_job_is_followed_across_a_restart(server: Running, work: Callable[[str], None]) -> None:
     with Metazoo(server.url, KEY) as metazoo:
         job = metazoo.jobs.create(REQUEST)
-        worker = threading.Thread(target=work, args=(job.id,))
+        worker = threading.Thread(target=work, args=(job.id,), daemon=True)
         seen = []
         worker.start()
         for event in metazoo.jobs.events(job.id, follow=True):
@@ -99,7 +101,7 @@ def test_a_job_is_followed_across_a_restart(server: Running, work: Callable[[str
 def test_many_watchers_each_see_everything(server: Running, work: Callable[[str], None]) -> None:
     with Metazoo(server.url, KEY) as metazoo:
         job = metazoo.jobs.create(REQUEST)
-    worker = threading.Thread(target=work, args=(job.id,))
+    worker = threading.Thread(target=work, args=(job.id,), daemon=True)
     worker.start()
 
     async def watch() -> list[list[str]]:

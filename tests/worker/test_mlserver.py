@@ -13,7 +13,7 @@ from dfml.nets import build_classifier
 from worker.queries import queries_of
 from worker.transport import Guard, GuardedTransport
 
-pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(800)]
 
 SHAPE, WAYS, QUERIES = (3, 16, 16), 5, 96
 
