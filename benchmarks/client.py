@@ -46,7 +46,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     for code in CASES.values():
         run(code)  # writes .pyc files, fills the page cache
-    seen = {name: [] for name in CASES}
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
     for _ in range(runs):
         for name, code in CASES.items():
             seen[name].append(run(code))

@@ -19,7 +19,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.worth import worth
+from benchmarks.rig.worth import worth
 from contracts.methods import BidfMkdOptions
 from contracts.zoo import Manifest
 from dfml.access import probe

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import typer
@@ -39,7 +39,8 @@ WHITE_BOX = ("free", "purer")
 BASELINES = ("best_single", "weight_average", "ota", "single_teacher")
 BOUNDS = ("outputs_as_features", "real_data")
 """No rivals: the first asks every API about every image for ever, the second has seen real images."""
-ADAPTATIONS = ("logistic", "prototypes", "finetune")
+Adaptation = Literal["logistic", "prototypes", "finetune"]
+ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 Run = dict[str, Any]
 
 
@@ -54,7 +55,7 @@ class Bench:
     config: BackboneConfig
     device: str
     options: dict[str, dict[str, Any]]
-    adaptations: tuple[str, ...]
+    adaptations: tuple[Adaptation, ...]
     finetuned_episodes: int
 
     def run(self, method: str, queries: int | None, seed: int, random: dict[str, Tensor]) -> Run:
@@ -168,6 +169,9 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
 ) -> None:
     """Train every method at every budget and seed, and test all on the same 600 episodes."""
+    if unknown := set(adaptations.split(",")).difference(ADAPTATIONS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(ADAPTATIONS)}")
+    asked = {"logistic", *adaptations.split(",")}
     torch.set_num_threads(threads)
     data = os.environ.get("METAZOO_DATA")
     manifest = Manifest.model_validate_json((teachers / "manifest.json").read_bytes())
@@ -180,7 +184,7 @@ def main(
         config=BackboneConfig(),
         device=device,
         options=json.loads(options),
-        adaptations=("logistic", *(name for name in adaptations.split(",") if name != "logistic")),
+        adaptations=tuple(name for name in ADAPTATIONS if name in asked),
         finetuned_episodes=finetuned_episodes,
     )
     console = Console()

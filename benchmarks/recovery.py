@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.worth import worth
+from benchmarks.rig.worth import worth
 from contracts.methods import FreeOptions
 from contracts.zoo import Manifest
 from dfml.datasets import open_dataset
@@ -72,9 +73,7 @@ def main(
     runs: dict[str, list[tuple[float, float]]] = {"five": [], **{str(point): [] for point in points}}
     for index in range(tried):
         for seed in range(seeds):
-            starts: dict[str, Callable[[], Generator]] = {
-                name: lambda s=seed: _fresh(loaded, options, s) for name in runs
-            }  # type: ignore[misc]
+            starts: dict[str, Callable[[], Generator]] = {name: partial(_fresh, loaded, options, seed) for name in runs}
             starts["five"] = lambda: net
             for name, start in starts.items():
                 found, seconds = recover(start(), loaded[index], 5 if name == "five" else int(name), seed)

@@ -1,6 +1,6 @@
 """How much of the APIs' combined rate limit a job uses while it acquires, by workers and APIs.
 
-The APIs are simulated (`benchmarks.answerer`), their total rate is at most half of what one core was measured to carry of them.
+The APIs are simulated (`benchmarks.rig.answerer`); their total rate is at most half of what one core was measured to carry.
 Efficiency is the images charged over those that the limits allowed between the first charge and the last, bursts included.
 The last line printed is JSON.
 """
@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.answerer import MOST, SHAPE
+from benchmarks.rig.answerer import MOST, SHAPE
 from contracts import oip
 from contracts.jobs import Job, JobRequest
 from meta_server.queue import Queue
@@ -121,13 +121,13 @@ class Bench:
 
 
 class Answering:
-    """A running `benchmarks.answerer`."""
+    """A running `benchmarks.rig.answerer`."""
 
     def __init__(self, apis: int, *, rate: float, burst: int, latency: float) -> None:
         options = {"apis": apis, "rate": rate, "burst": burst, "latency": latency}
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.answerer", *arguments],
+            [sys.executable, "-m", "benchmarks.rig.answerer", *arguments],
             stdout=subprocess.PIPE,
             text=True,
         )

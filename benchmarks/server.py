@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.wire import Answer, Connections
+from benchmarks.rig.wire import Answer, Connections
 from contracts import oip
 from contracts.jobs import JobRequest
 from contracts.meta_models import BackboneConfig, MetaModel

@@ -47,7 +47,7 @@ def main(
         place = (folder or Path(made)).absolute()
         place.mkdir(parents=True, exist_ok=True)
         zoo_folder = zoo.absolute() if zoo else build_zoo(place / "zoo")
-        rows = []
+        rows: list[dict[str, float]] = []
         with Service(place, zoo_folder, acquirers=1, concurrency=2) as service:
             client = Metazoo(service.server_url, service.api_key)
             deadline = time.monotonic() + 60 * minutes

@@ -27,7 +27,7 @@ from rich.table import Table
 from safetensors.torch import save
 from torch import nn
 
-from benchmarks import load, mlserver
+from benchmarks.rig import load, mlserver
 from contracts import oip
 from contracts.zoo import Normalisation
 from dfml.nets import Classifier, build_classifier, weights
@@ -65,15 +65,16 @@ def textbook(teacher: Classifier) -> nn.Module:
     """The teacher as a textbook writes it, images to logits: conv, norm, ReLU, pool, in PyTorch's default layout."""
     layers: list[nn.Module] = []
     for block in teacher.body.blocks:
-        layers += [block.conv, block.norm, nn.ReLU(), nn.MaxPool2d(2)]
-    network = nn.Sequential(*layers, nn.Flatten(), teacher.head).to(memory_format=torch.contiguous_format)
+        layers += [block.get_submodule("conv"), block.get_submodule("norm"), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*layers, nn.Flatten(), teacher.head)
+    for weight in network.parameters():
+        weight.data = weight.data.contiguous()
 
     class Plain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            self.register_buffer("mean", teacher.normalise.mean)
-            self.register_buffer("std", teacher.normalise.std)
+            self.mean, self.std = teacher.normalise.get_buffer("mean"), teacher.normalise.get_buffer("std")
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             answers: torch.Tensor = self.network((images - self.mean) / self.std)
@@ -116,7 +117,7 @@ def serving(folder: Path, redis_url: str, core: int, *, metered: bool = True) ->
     told |= {"METAZOO_ZOO_DEVICE": "cpu", "METAZOO_ZOO_THREADS": "1", "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, *(command if metered else ["-m", "benchmarks.unmetered", str(port)])],
+        [sys.executable, *(command if metered else ["-m", "benchmarks.rig.unmetered", str(port)])],
         env={**os.environ, **told},
         stderr=subprocess.DEVNULL,
     )
@@ -142,7 +143,7 @@ def serving(folder: Path, redis_url: str, core: int, *, metered: bool = True) ->
 def eager(model: Callable[[torch.Tensor], torch.Tensor], batch: int, seconds: float) -> float:
     """Images a second of `model(x)`, by its median call."""
     images = torch.rand((batch, *SHAPE))
-    took = []
+    took: list[float] = []
     with torch.inference_mode():
         model(images)
         until = time.perf_counter() + seconds
@@ -256,7 +257,13 @@ def _measure_mlserver(
             request = load.post(served.http, path, body, headers)
             measured = load.ask(served.http, request, clients=clients, seconds=seconds)
             note(f"mlserver_{name}_workers_{workers}", count, measured)
-        command = [mlserver.environment(), Path(__file__).parent / "grpc_load.py", served.grpc, mlserver.NAME, BATCH]
+        command = [
+            mlserver.environment(),
+            Path(__file__).parent / "rig" / "grpc_load.py",
+            served.grpc,
+            mlserver.NAME,
+            BATCH,
+        ]
         done = subprocess.run(
             [*map(str, command), *map(str, SHAPE), str(seconds)], capture_output=True, text=True, check=True
         )

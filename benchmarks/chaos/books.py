@@ -225,8 +225,8 @@ def _check_model(metazoo: Metazoo, job: Job, charged: int, books: Books) -> None
     model = metazoo.meta_models.retrieve(str(job.meta_model))
     with tempfile.TemporaryDirectory() as made:
         folder = metazoo.meta_models.download(model.id, Path(made) / "model")
-        sums = dict(reversed(line.split(maxsplit=1)) for line in (folder / io.SUMS).read_text().splitlines())
-        for name, digest in sums.items():
+        for line in (folder / io.SUMS).read_text().splitlines():
+            digest, name = line.split(maxsplit=1)
             if hashlib.sha256((folder / name.strip().lstrip("*")).read_bytes()).hexdigest() != digest:
                 books.complain(job.id, f"{name} of its meta-model is not what SHA256SUMS says")
         try:

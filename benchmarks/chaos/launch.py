@@ -44,7 +44,7 @@ def _skip_settles() -> None:
     settle = ledger.Ledger.settle
     confirmed = itertools.count(1)
 
-    async def skipping(self, lease, chunk, outcome, **where):  # type: ignore[no-untyped-def]
+    async def skipping(self, lease, chunk, outcome, **where):
         if outcome is not ledger.Outcome.CONFIRMED or next(confirmed) % 3:
             await settle(self, lease, chunk, outcome, **where)
 

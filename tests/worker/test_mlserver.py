@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from benchmarks import mlserver
+from benchmarks.rig import mlserver
 from contracts.zoo import Normalisation
 from dfml.nets import build_classifier
 from worker.queries import queries_of

@@ -1,6 +1,6 @@
 """Many APIs in one cheap process: each answers at a fixed rate after a fixed latency, charges, and replays by idempotency key.
 
-    python -m benchmarks.answerer --apis 8 --rate 100 --burst 200 --latency 0.1
+    python -m benchmarks.rig.answerer --apis 8 --rate 100 --burst 200 --latency 0.1
 
 prints `{"port": …}`. `GET /stats` tells what it charged, when, and how much time of its core that took.
 """

@@ -1,0 +1,1 @@
+"""What benchmarks measure with and against: loads, simulated APIs, other servers, students."""
