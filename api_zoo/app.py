@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 from starlette.middleware import Middleware
 
-from api_zoo import admin, routes
+from api_zoo import routes
 from api_zoo.inference import Model
 from api_zoo.lane import LanedApp
 from api_zoo.services import open_services
@@ -53,11 +53,7 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json says the same
         redoc_url=None,
     )
-    app.include_router(routes.v2)
-    app.include_router(routes.files)
-    app.include_router(routes.weights)
-    app.include_router(routes.keys)
-    app.include_router(admin.router)
+    app.include_router(routes.root)
     errors.install(app)
     metrics.tell(app, counters)
     openapi.install(app)

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api_zoo.routes import INFER, infer_at_once
+from api_zoo.routes.infer import INFER, infer_at_once
 from edge import errors
 
 _PATH = re.compile(r"/v2/models/([^/]+)/infer")

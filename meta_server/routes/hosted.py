@@ -4,6 +4,7 @@ from fastapi import Depends, FastAPI, Request
 
 from api_zoo import routes as zoo
 from api_zoo.inference import Model
+from api_zoo.routes.access import Asking, Host
 from api_zoo.services import Services as Hosting
 from contracts.zoo import Key
 from meta_server.routes.access import authenticate, owned, services
@@ -54,7 +55,7 @@ async def names_of(request: Request) -> list[str]:
     return [model.id for model in page.items]
 
 
-async def asking(request: Request) -> zoo.Asking:
+async def asking(request: Request) -> Asking:
     """All of it for `infer`, which solves no dependencies."""
     await owned(request, services(request))
     found = await served(request)
@@ -63,6 +64,5 @@ async def asking(request: Request) -> zoo.Asking:
 
 def install(app: FastAPI) -> None:
     """Let `app` answer at `/v2`, and take image files at `/v1/models/{model}/classify`, as a zoo does."""
-    for router in (zoo.v2, zoo.files):
-        app.include_router(router, dependencies=[Depends(owned)], responses=problems(410, 422, 500))
-    app.state.host = zoo.Host(hosting, key_of, model_of, names_of, asking)
+    app.include_router(zoo.answers, dependencies=[Depends(owned)], responses=problems(410, 422, 500))
+    app.state.host = Host(hosting, key_of, model_of, names_of, asking)

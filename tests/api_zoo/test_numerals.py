@@ -4,7 +4,7 @@ import json
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api_zoo import numerals
@@ -47,6 +47,7 @@ def told(body: bytes, **more) -> object:
 
 
 @given(REQUESTS)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 def test_it_reads_what_the_thorough_reader_reads(request: dict) -> None:
     body = json.dumps(request).encode()
     with mock.patch.object(numerals, "LARGE", 0):

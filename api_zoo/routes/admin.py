@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, Path, Query, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api_zoo.answering import unauthorised
-from api_zoo.routes import ServicesDep, problems
+from api_zoo.routes.access import ServicesDep
+from api_zoo.routes.description import problems
 from contracts.problems import Fault, ProblemError
 from contracts.zoo import AuditEntry, Key, KeyRequest, NewKey, TopUp, Usage
 from metering.keyring import CannotTopUp, UnknownKey

@@ -1,0 +1,135 @@
+"""Images as tensors: infer, of the Open Inference Protocol v2.
+
+Described by the signature of `infer` and served past it, by `infer_at_once`: solving dependencies would take longer than
+computing a small answer.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.routing import APIRoute
+
+from api_zoo.answering import UNCHARGED, answer
+from api_zoo.inference import Model
+from api_zoo.routes.access import KeyDep, ModelDep, ServicesDep, asking, host
+from api_zoo.routes.description import ANSWER_HEADERS, LONGEST_KEY, IdempotencyKey, Responses, problems
+from api_zoo.services import Services
+from contracts import oip
+from contracts.problems import Fault, ProblemError
+from contracts.zoo import Key
+from metering.keyring import Caller
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string", "description": "`images`"},
+        "datatype": {"type": "string", "enum": ["FP32", "UINT8"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "[n, 3, height, width]"},
+        "data": {"type": "array", "items": {}, "description": "Row-major, flat or nested; absent for binary tensors."},
+        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
+    },
+}
+_INFER = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "description": "Comes back with the answer."},
+        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+        },
+        "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
+    },
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": f"JSON alone; or JSON followed by raw little-endian tensors, the header `{oip.HEADER}` giving the "
+        "bytes of the JSON part (unpacked). May be sent in gzip or deflate. Charged by the image.",
+        "content": {
+            "application/json": {"schema": _INFER},
+            oip.BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_ANSWER: Responses = {
+    200: {
+        "description": "The tensor `probabilities`, FP32 (n, classes), in JSON or raw as it was asked for.",
+        "content": {"application/json": {"schema": {"type": "object"}}, oip.BINARY: {}},
+        "headers": ANSWER_HEADERS,
+    }
+}
+
+
+def refuse_encoding(request: Request) -> None:
+    """Raises 415 for what is no JSON and no raw tensors."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send gzip or deflate")
+    media = request.headers.get("content-type", oip.BINARY).partition(";")[0].strip().lower()
+    if media not in {"application/json", oip.BINARY}:
+        raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
+
+
+async def infer(
+    request: Request,
+    services: ServicesDep,
+    key: KeyDep,
+    model: ModelDep,
+    idempotency_key: IdempotencyKey = None,
+    header_length: Annotated[
+        str | None, Header(alias=oip.HEADER, description="Bytes of the JSON part of the body.")
+    ] = None,
+) -> Response:
+    return await _infer(request, services, key, model, idempotency_key, header_length)
+
+
+async def _infer(
+    request: Request,
+    services: Services,
+    caller: Caller | Key,
+    model: Model,
+    idempotency_key: str | None,
+    header_length: str | None,
+) -> Response:
+    refuse_encoding(request)
+    body = bytearray()  # may be written to, so that its tensors are used where they lie
+    async for piece in request.stream():
+        body += piece
+    return await answer(services, caller.id, model, body, header_length=header_length, idempotency_key=idempotency_key)
+
+
+async def infer_at_once(request: Request) -> Response:
+    """What `infer` does. Solving dependencies would take longer than computing a small answer."""
+    other = host(request)
+    zoo, caller, model = await (asking if other is None else other.asking)(request)
+    idempotency_key = request.headers.get("idempotency-key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= LONGEST_KEY:
+        fault = Fault(field="idempotency-key", message=f"must have 1 to {LONGEST_KEY} characters")
+        raise ProblemError("invalid-request", UNCHARGED, errors=[fault])
+    return await _infer(request, zoo, caller, model, idempotency_key, request.headers.get(oip.HEADER))
+
+
+class _InferRoute(APIRoute):
+    """Described by the signature of `infer`, and called past it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return infer_at_once
+
+
+router.add_api_route(
+    "/models/{model}/infer",
+    infer,
+    methods=["POST"],
+    summary="Classify images",
+    openapi_extra=_BODY,
+    response_class=Response,
+    responses=_ANSWER | problems(400, 401, 402, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
+    route_class_override=_InferRoute,
+)
+INFER = router.routes[0]
