@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "methods.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "accuracy-against-queries.png"
 WHITE_BOX = ("free", "purer")
 """Without a budget: they are run on the weights, and spend no queries."""
-BASELINES = ("best_single", "weight_average", "ota", "single_teacher")
+BASELINES = ("best_single", "weight_average", "ota", "dro", "single_teacher")
 BOUNDS = ("outputs_as_features", "real_data")
 """No rivals: the first asks every API about every image for ever, the second has seen real images."""
 Adaptation = Literal["logistic", "prototypes", "finetune"]
@@ -95,6 +95,7 @@ class Bench:
             "best_single": lambda: baselines.best_single(self.teachers, self.config, held_out_accuracies=self.stated),
             "weight_average": lambda: baselines.weight_average(self.teachers, self.config),
             "ota": lambda: baselines.ota(self.teachers, self.config),
+            "dro": lambda: baselines.dro(self.teachers, self.config, seed=seed),
             "single_teacher": single,
             "outputs_as_features": lambda: baselines.OutputsAsFeatures(self.teachers),
             "real_data": lambda: baselines.real_data(

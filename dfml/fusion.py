@@ -20,17 +20,17 @@ from dfml.teachers import WhiteBoxTeacher
 
 def transplant(teacher: WhiteBoxTeacher, config: BackboneConfig) -> Backbone:
     """The teacher's features as a meta-model. Raises ValueError where its architecture is not `config`'s."""
-    return _filled(_as_student(teacher), teacher.input_shape, config)
+    return filled(as_student(teacher), teacher.input_shape, config)
 
 
 def average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) -> Backbone:
     """The plain mean of the teachers' weights and running statistics. Raises ValueError where architectures differ."""
-    each = [_as_student(teacher) for teacher in teachers]
+    each = [as_student(teacher) for teacher in teachers]
     alike = {tuple((name, tensor.shape) for name, tensor in weights.items()) for weights in each}
     if len(alike) != 1:
         raise ValueError("the teachers' architectures differ: their weights have no average")
     mean = {name: torch.stack([weights[name] for weights in each]).mean(0) for name in each[0]}
-    return _filled(mean, teachers[0].input_shape, config)
+    return filled(mean, teachers[0].input_shape, config)
 
 
 def aligned_average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig, *, spread: float = 0.05) -> Backbone:
@@ -42,12 +42,12 @@ def aligned_average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig,
     """
     if config.backbone != "conv4":
         raise ValueError(f"backbone {config.backbone}: only the channels of conv4 can be matched")
-    each = [_as_student(teacher) for teacher in teachers]
+    each = [as_student(teacher) for teacher in teachers]
     if len({tuple((name, tensor.shape) for name, tensor in weights.items()) for weights in each}) != 1:
         raise ValueError("the teachers' architectures differ: their channels have no match")
     aligned = [each[0], *(_aligned(weights, each[0], spread) for weights in each[1:])]
     mean = {name: torch.stack([weights[name] for weights in aligned]).mean(0) for name in aligned[0]}
-    return _filled(mean, teachers[0].input_shape, config)
+    return filled(mean, teachers[0].input_shape, config)
 
 
 def transport(cost: Tensor, *, spread: float, rounds: int = 200) -> Tensor:
@@ -78,13 +78,13 @@ def _aligned(weights: dict[str, Tensor], to: dict[str, Tensor], spread: float) -
     return moved
 
 
-def _filled(weights: dict[str, Tensor], shape: tuple[int, int, int], config: BackboneConfig) -> Backbone:
+def filled(weights: dict[str, Tensor], shape: tuple[int, int, int], config: BackboneConfig) -> Backbone:
     backbone = build(config, shape, generator=torch.Generator().manual_seed(0))
     load_weights(backbone, weights)
     return backbone
 
 
-def _as_student(teacher: WhiteBoxTeacher) -> dict[str, Tensor]:
+def as_student(teacher: WhiteBoxTeacher) -> dict[str, Tensor]:
     """A teacher's weights without its head, as a meta-model would hold them."""
     weights = {name: tensor for name, tensor in teacher.weights().items() if not name.startswith("head.")}
     weights["blocks.0.conv.weight"], shift = _folded(weights["blocks.0.conv.weight"], teacher.normalisation())

@@ -4,6 +4,7 @@
     best_single             weights of one teacher, and which one is best
     weight_average          weights of all teachers, of one architecture
     ota                     the same, their channels matched first
+    dro                     the same, predicted from learned embeddings of the tasks
     single_teacher          the answers of one teacher about images at hand
     OutputsAsFeatures       the APIs themselves, whenever the meta-model is used: one query of each an image, for ever
     real_data               the teachers' training images: the ceiling
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
+from dfml.dro import fuse
 from dfml.fusion import aligned_average, average, transplant
 from dfml.methods import distill
 from dfml.nets import Backbone, build
@@ -46,6 +48,11 @@ def weight_average(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) 
 def ota(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig) -> Backbone:
     """Their mean after optimal transport of channels (Singh and Jaggi 2020). Raises ValueError where architectures differ."""
     return aligned_average(teachers, config)
+
+
+def dro(teachers: Sequence[WhiteBoxTeacher], config: BackboneConfig, *, seed: int) -> Backbone:
+    """Distributionally robust fusion (Wang et al. 2022). Raises ValueError where architectures differ."""
+    return fuse(teachers, config, seed=seed)
 
 
 def single_teacher(
