@@ -25,6 +25,7 @@ from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.probes import Probes
 from meta_server.store.secrets import Secrets
+from meta_server.zoo_admin import ZooAdmin, zoo_admin
 from metering.policy import policy_of
 from metering.scripts import Scripts, StoreUnavailable, connect, disconnect
 
@@ -47,6 +48,7 @@ class Services:
     beginnings: Beginnings
     serving: Serving
     hosting: Hosting  # what the zoo's routes use to answer with adapted models
+    zoo: ZooAdmin | None  # the operator's own, where the settings name one
 
 
 async def _tell_of_policy(redis: Redis) -> None:
@@ -74,6 +76,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         adapted_models = AdaptedModelStore(redis, Scripts(redis), images_per_second=settings.adapted_images_per_second)
         serving = Serving(meta_models, adapted_models, artifacts, memory=settings.model_memory, data=settings.data)
         hosted = await opened.enter_async_context(hosting(settings, redis))
+        zoo = await opened.enter_async_context(zoo_admin(settings))
         hub = Hub(redis, jobs)
         await opened.enter_async_context(
             running(
@@ -97,4 +100,5 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             Beginnings(queue),
             serving,
             hosted,
+            zoo,
         )

@@ -36,3 +36,9 @@ class Settings(BaseSettings):
         validation_alias="METAZOO_ADAPTED_IMAGES_PER_SECOND",
         description="What each adapted model may answer. Default: no limit.",
     )
+    zoo_url: str | None = Field(
+        None, validation_alias="METAZOO_ZOO_URL", description="The zoo whose keys the dashboard shows and makes."
+    )
+    zoo_admin_key: SecretStr | None = Field(
+        None, validation_alias="METAZOO_ZOO_ADMIN_KEY", description="Its admin key; no browser ever sees it."
+    )

@@ -127,6 +127,7 @@ class Stack:
             "METAZOO_ALLOW": f"127.0.0.1:{zoo_port}",
             "METAZOO_SECRET_KEY": kept["secret_key"],
             "METAZOO_SERVER_API_KEY": kept["server_api_key"],
+            "METAZOO_ZOO_URL": zoo_url,
             "METAZOO_ZOO_ADMIN_KEY": kept["zoo_admin_key"],
         }
         run = uuid.uuid4().hex[:8]  # tells this run's workers from those of another machine on the same Redis

@@ -1,12 +1,16 @@
-"""Form fields from the contract's own schema: what a job may say, the form offers, with the same words and limits."""
+"""Form fields from a contract's own schema: what a request may say, the form offers, with the same words and limits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.jobs import JobRequest
+from pydantic import BaseModel
 
-_SCHEMA = JobRequest.model_json_schema()
+from contracts.jobs import JobRequest
+from contracts.zoo import KeyRequest
+
+Schema = Mapping[str, Any]
+
 _LABELS = {
     "budget.queries": "Images in all",
     "budget.queries_per_api": "Images for each API",
@@ -17,12 +21,29 @@ _LABELS = {
     "evaluation.split": "Classes",
     "evaluation.queries": "Query images",
     "evaluation.seed": "Seed of the episodes",
+    "min_apis": "Least APIs",
+    "acquire_deadline": "Seconds for answers",
+    "image_size": "Size of the images",
+    "webhook.url": "URL",
+    "webhook.secret": "Secret",
 }
+_KEY_LABELS = {
+    "budget": "Images in all",
+    "images_per_second": "Images a second",
+    "burst": "Images at once",
+    "requests_per_second": "Requests a second",
+    "concurrency": "Requests at once",
+    "expires_at": "Ends",
+}
+_KINDS = {"date-time": "moment", "password": "secret"}  # of texts, by their format
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One input. `path` is what faults name it by; `kind` is `text`, `integer`, `number`, `boolean` or `choice`."""
+    """One input. `path` is what faults name it by.
+
+    `kind` is `text`, `secret`, `moment`, `integer`, `number`, `boolean` or `choice`.
+    """
 
     path: str
     label: str
@@ -33,60 +54,89 @@ class Field:
     least: float | None
     most: float | None
     several: bool  # a comma list
+    nullable: bool  # an empty input says null, which is something else than the default
 
 
-def fields(path: str, *, leave_out: Sequence[str] = ()) -> list[Field]:
-    """The plain fields of the object at `path` (`budget`, `method.pqd`), in their order."""
-    return [field for field in _fields(path) if field.path.rpartition(".")[2] not in leave_out]
+class Form:
+    """The fields of one contract; `labels` names those whose own name would not do."""
 
+    def __init__(self, contract: type[BaseModel], labels: Mapping[str, str]) -> None:
+        self._schema = contract.model_json_schema()
+        self._labels = labels
 
-def methods() -> list[str]:
-    """Names of the methods a job may use."""
-    return list(_variants(_SCHEMA["properties"]["method"]))
+    def fields(self, place: str = "", variant: str = "", *, only: Collection[str] = ()) -> list[Field]:
+        """Fields of the object at `place` (a field of the contract, or all of it), in their order.
 
+        `variant` is the name of the one that is meant where the object may be one of several. Objects within it give theirs.
+        """
+        told = self._schema["properties"][place] if place else self._schema
+        found = self._fields(self._variants(told)[variant] if variant else self._object(told), place)
+        return [field for field in found if not only or field.path.rpartition(".")[2] in only]
 
-def _fields(path: str) -> Iterator[Field]:
-    place, _, variant = path.partition(".")
-    schema = _object(_SCHEMA["properties"][place], variant)
-    for name, told in schema["properties"].items():
-        plain = _plain(told)
-        if plain is None or "const" in plain:
-            continue
-        several = plain.get("type") == "array"
-        item = _plain(plain["items"]) if several else plain
-        if item is None or item.get("type") in ("array", "object"):
-            continue
-        yield Field(
-            path=f"{place}.{name}",
-            label=_LABELS.get(f"{place}.{name}", name.replace("_", " ").capitalize()),
-            kind="choice" if "enum" in item else {"string": "text"}.get(item["type"], item["type"]),
-            hint=told.get("description", ""),
+    def variants(self, place: str) -> list[str]:
+        """Names of what the object at `place` may be."""
+        return list(self._variants(self._schema["properties"][place]))
+
+    def _fields(self, schema: Schema, prefix: str) -> Iterator[Field]:
+        for name, told in schema["properties"].items():
+            path = f"{prefix}.{name}" if prefix else name
+            plain = self._plain(told)
+            if plain is None or "const" in plain:
+                continue
+            if "properties" in plain:
+                if prefix:
+                    yield from self._fields(plain, path)
+            elif "propertyNames" in plain:
+                yield from self._shares(plain, told, path)
+            elif plain.get("type") != "array":
+                yield self._field(plain, told, path, several=False)
+            elif (item := self._plain(plain["items"])) is not None and item.get("type") not in ("array", "object"):
+                yield self._field(item, told, path, several=True)
+
+    def _shares(self, plain: Schema, told: Schema, path: str) -> Iterator[Field]:
+        """A number for each of a closed set of names."""
+        for name in self._resolved(plain["propertyNames"]).get("enum", []):
+            default = (told.get("default") or {}).get(name)
+            yield self._field(
+                plain["additionalProperties"], told | {"default": default}, f"{path}.{name}", several=False
+            )
+
+    def _field(self, item: Schema, told: Schema, path: str, *, several: bool) -> Field:
+        words = ": ".join(path.split(".")[1:] or [path]).replace("_", " ").capitalize()
+        kind = {"string": _KINDS.get(item.get("format", ""), "text")}.get(item["type"], item["type"])
+        return Field(
+            path=path,
+            label=self._labels.get(path, words),
+            kind="choice" if "enum" in item else kind,
+            hint=told.get("description", "").replace("Null:", "Empty:"),
             default=told.get("default"),
             choices=item.get("enum", []),
             least=item.get("minimum", item.get("exclusiveMinimum")),
             most=item.get("maximum", item.get("exclusiveMaximum")),
             several=several,
+            nullable=told.get("default") is not None and {"type": "null"} in told.get("anyOf", []),
         )
 
+    def _object(self, told: Schema) -> Schema:
+        return next(iter(self._variants(told).values()))
 
-def _object(told: Mapping[str, Any], variant: str) -> Mapping[str, Any]:
-    return _variants(told)[variant] if variant else next(iter(_variants(told).values()))
+    def _variants(self, told: Schema) -> dict[str, Schema]:
+        """The objects that a value may be, by their `name` where it tells them apart."""
+        parts = told.get("oneOf") or told.get("anyOf") or told.get("allOf") or [told]
+        found = [self._resolved(part) for part in parts if part.get("type") != "null"]
+        return {str(each["properties"].get("name", {}).get("const", at)): each for at, each in enumerate(found)}
+
+    def _plain(self, told: Schema) -> Schema | None:
+        """The one kind of value beside null; None where there are several."""
+        kinds = [self._resolved(part) for part in told.get("anyOf", [told])]
+        kinds = [kind for kind in kinds if kind.get("type") != "null"]
+        return kinds[0] if len(kinds) == 1 and "type" in kinds[0] else None
+
+    def _resolved(self, told: Schema) -> Schema:
+        name = told.get("$ref", "").rpartition("/")[2]
+        resolved: Schema = self._schema["$defs"][name] if name else told
+        return resolved
 
 
-def _variants(told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The objects that a value may be, by their `name` where it tells them apart."""
-    parts = told.get("oneOf") or told.get("anyOf") or told.get("allOf") or [told]
-    found = [_resolved(part) for part in parts if part.get("type") != "null"]
-    return {str(each["properties"].get("name", {}).get("const", at)): each for at, each in enumerate(found)}
-
-
-def _plain(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The one kind of value beside null; None where there are several, or an object."""
-    kinds = [_resolved(part) for part in told.get("anyOf", [told])]
-    kinds = [kind for kind in kinds if kind.get("type") != "null"]
-    return kinds[0] if len(kinds) == 1 and "type" in kinds[0] else None
-
-
-def _resolved(told: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = told.get("$ref", "").rpartition("/")[2]
-    return _SCHEMA["$defs"][name] if name else told
+JOB = Form(JobRequest, _LABELS)
+ZOO_KEY = Form(KeyRequest, _KEY_LABELS)

@@ -54,6 +54,7 @@ def page(
     known = {
         "signed_in": caller is not None or _sessions(request).key(request) is not None,
         "may_change": caller is not None and caller.role is not Role.VIEWER,
+        "may_administer": caller is not None and caller.role is Role.ADMIN,
     }
     made = _templates.get_template(template).render(request=request, **known, **values)
     return HTMLResponse(made, status, headers)

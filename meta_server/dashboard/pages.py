@@ -7,7 +7,8 @@ from starlette.responses import RedirectResponse, Response
 
 from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
-from meta_server.dashboard import forms
+from meta_server.dashboard import zoo_pages
+from meta_server.dashboard.forms import JOB
 from meta_server.dashboard.look import page
 from meta_server.routes.access import CallerDep, ServicesDep, authorised, caller_of, owned, sessions
 from meta_server.routes.description import After
@@ -88,10 +89,10 @@ async def new_job(request: Request) -> Response:
     return page(
         request,
         "new_job.html",
-        budget=forms.fields("budget"),
-        methods={name: forms.fields(f"method.{name}") for name in forms.methods()},
-        network=forms.fields("meta_model"),
-        evaluation=forms.fields("evaluation"),
+        budget=JOB.fields("budget"),
+        methods={name: JOB.fields("method", name) for name in JOB.variants("method")},
+        network=JOB.fields("meta_model"),
+        evaluation=JOB.fields("evaluation"),
     )
 
 
@@ -119,6 +120,7 @@ async def meta_model(request: Request, meta_model_id: str, services: ServicesDep
     return page(request, "meta_model.html", model=model, adapted=adapted, others=others)
 
 
+own.include_router(zoo_pages.router)
 router.include_router(own)
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends
 
-from meta_server.routes import adapted_models, admin, health, job_records, jobs, meta_models
+from meta_server.routes import adapted_models, admin, health, job_records, jobs, meta_models, zoo_keys
 from meta_server.routes.access import authorised, owned
 from meta_server.routes.description import problems
 
@@ -19,4 +19,5 @@ v1.include_router(adapted_models.router)
 root = APIRouter()
 root.include_router(v1)
 root.include_router(admin.router)
+root.include_router(zoo_keys.router)
 root.include_router(health.router)

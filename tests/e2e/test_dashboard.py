@@ -29,7 +29,7 @@ LOOKS = {
     for width, size in {"wide": WIDE, "narrow": NARROW}.items()
     for scheme in ("light", "dark")
 }
-PICTURES = {"job": "job", "meta-model": "playground"}
+PICTURES = {"job": "job", "meta-model": "playground", "zoo-key": "zoo-key"}
 SLOW = 120_000  # milliseconds; what it waits for is usually there in a few seconds
 # As a person's Ctrl+V would; the machine's own clipboard may be missing, and is everybody's.
 PASTE = """(text) => {
@@ -273,7 +273,7 @@ def test_the_reference_lists_the_routes(visit: Callable[..., Visit]) -> None:
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_every_page_can_be_used_by_everyone(
-    visit: Callable[..., Visit], finished: Any, axe: str, glyphs: list[list[Path]], look: str
+    visit: Callable[..., Visit], up: Any, finished: Any, axe: str, glyphs: list[list[Path]], look: str
 ) -> None:
     person = visit(look)
     person.page.goto(f"{person.url}/sign-in")
@@ -284,6 +284,8 @@ def test_every_page_can_be_used_by_everyone(
         "job": f"/jobs/{finished.id}",
         "meta-models": "/meta-models",
         "meta-model": f"/meta-models/{finished.meta_model}",
+        "zoo": "/zoo",
+        "zoo-key": f"/zoo/keys/{up.apis[0]['api_key'].split('_')[1]}",
         "missing": "/jobs/none",
     }
     for name, path in pages.items():
@@ -295,12 +297,52 @@ def test_every_page_can_be_used_by_everyone(
             person.page.locator("#loss .scatterlayer .trace").first.wait_for()
         if name == "meta-model" and look == "wide-light":
             play(person.page, glyphs)
+        if name.startswith("zoo"):
+            person.page.locator("#chart .barlayer .trace").first.wait_for()
+        if name == "zoo":
+            person.page.get_by_role("button", name="Make a key").click()
         person.page.evaluate(axe)
         found = person.page.evaluate("axe.run().then(({ violations }) => violations)")
         wrong = [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]
         assert wrong == [], name
         if look == "wide-light" and name in PICTURES:
             shoot(person, PICTURES[name])
+
+
+def test_a_zoo_key_is_made_topped_up_and_revoked(visit: Callable[..., Visit], up: Any) -> None:
+    person = visit("narrow-light")
+    person.sign_in("/zoo")
+    page = person.page
+    page.get_by_role("button", name="Make a key").click()
+    page.get_by_label("Name").fill("By hand")
+    page.get_by_label("Images in all").fill("20")
+    page.get_by_label("Models").fill("unicorns")
+    page.get_by_role("button", name="Make the key").click()
+    page.locator(".field", has=page.get_by_label("Models")).get_by_text("There is no model unicorns").wait_for()
+    model = up.ready["models"][0]["name"]
+    page.get_by_label("Models").fill(model)
+    page.get_by_text("Rates, end and notes").click()
+    page.get_by_label("Ends").fill("2100-01-01T00:00")
+    page.get_by_role("button", name="Make the key").click()
+    secret = page.locator("#secret").inner_text()
+    assert re.fullmatch(r"mz_[0-9A-Za-z]+_[0-9A-Za-z]{43}", secret)
+    with Metazoo(zoo_url=up.ready["zoo_url"], zoo_api_key=secret) as client:
+        client.zoo.predict(model, [Image.new("RGB", (32, 32))] * 5)
+    page.get_by_role("link", name="By hand").click()
+    page.locator("#chart .barlayer .trace").first.wait_for()
+    assert page.locator("#budget .big").inner_text().split() == ["5", "of", "20"]
+    assert secret not in page.content()
+    page.get_by_label("Images to add").fill("0")
+    page.get_by_role("button", name="Top up").click()
+    page.locator("#budget .fault").wait_for()
+    page.get_by_label("Images to add").fill("30")
+    page.get_by_role("button", name="Top up").click()
+    page.locator("#budget .big").get_by_text("of 50").wait_for()
+    page.get_by_role("button", name="Revoke").click()
+    page.get_by_role("button", name="Really revoke?").click()
+    page.locator("#head .state").get_by_text("Revoked").wait_for()
+    kept = page.evaluate("document.documentElement.outerHTML + JSON.stringify([localStorage, document.cookie])")
+    assert up.ready["zoo_admin_key"] not in kept
 
 
 def test_faults_are_told_beside_their_fields(visit: Callable[..., Visit]) -> None:

@@ -135,7 +135,7 @@ def test_the_same_processes_run_on_kubernetes() -> None:
         given = {one["name"] for one in container["env"]} | set(settings)
         required = {variable for variable, needed in aliases(settings_of(name)).items() if needed}
         assert required <= given | {"METAZOO_ZOO_FOLDER"}
-        secret = {one["name"] for one in container["env"] if "secretKeyRef" in one["valueFrom"]}
+        secret = {one["name"] for one in container["env"] if "secretKeyRef" in one.get("valueFrom", {})}
         assert {one for one in given if re.search("KEY|REDIS_URL", one)} == secret
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["readOnlyRootFilesystem"] is True

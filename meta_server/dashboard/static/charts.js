@@ -1,4 +1,4 @@
-// Curves of a job's metrics, by Plotly.
+// Curves of a job's metrics and bars of a zoo's use, by Plotly.
 
 const CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" };
 const MOST = 2000; // points of a curve; thinned when there are more
@@ -11,6 +11,40 @@ const colour = (name) => {
   probe.remove();
   return found;
 };
+
+const INKS = ["accent", "good", "warn", "muted"];
+
+/** What all charts look like; `x` and `y` are titles of the axes. */
+function layout(x, y) {
+  const axis = { gridcolor: colour("line"), zeroline: false, tickfont: { color: colour("muted") }, linecolor: colour("line"), automargin: true, fixedrange: true };
+  const title = (text) => ({ text, font: { color: colour("muted") } });
+  return {
+    margin: { l: 44, r: 8, t: 8, b: 32 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("text") },
+    xaxis: { ...axis, title: title(x) }, yaxis: { ...axis, title: title(y), rangemode: "tozero" },
+    legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
+    hovermode: "x unified", hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line") }, showlegend: true,
+  };
+}
+
+const MOST_BARS = 7; // series with a colour of their own; the others are one
+
+/** Stacked bars: `series` are pairs of a name and a number for each of `days`, the largest first. */
+export function bars(place, days, series) {
+  if (!window.Plotly || !series.length) return;
+  place.querySelector(".chart-empty")?.remove();
+  const rest = series.slice(MOST_BARS);
+  const shown = series.slice(0, MOST_BARS);
+  if (rest.length) shown.push([`${rest.length} others`, days.map((_, at) => rest.reduce((sum, [, counts]) => sum + counts[at], 0))]);
+  const shades = ["bar-1", "bar-2", "bar-3", "bar-4", "bar-5", "bar-6", "bar-7", "line-strong"].map(colour);
+  const traces = shown.map(([name, y], at) => ({ type: "bar", x: days, y, name, marker: { color: shades[at] }, hovertemplate: "%{y:,}" }));
+  const drawn = layout("", "");
+  Object.assign(drawn.xaxis, { type: "category", tickangle: 0, nticks: Math.floor(place.clientWidth / 70) });
+  drawn.yaxis.tickformat = ",";
+  drawn.margin.b = 20;
+  drawn.legend.traceorder = "normal";
+  window.Plotly.react(place, traces, { ...drawn, barmode: "stack", bargap: days.length < 4 ? 0.8 : 0.3 }, CONFIG);
+}
 
 const IS_ACCURACY = /accuracy/;
 const NO_CURVE = new Set(["queries", "harder"]); // counts and switches
@@ -57,20 +91,13 @@ export class Curves {
     if (!series.length) return;
     place.hidden = false;
     place.querySelector(".chart-empty")?.remove();
-    const inks = ["accent", "good", "warn", "muted"].map(colour);
+    const inks = INKS.map(colour);
     const traces = series.map(([name, { x, y }], at) => ({
       x, y, name, type: "scatter", mode: x.length === 1 ? "markers" : "lines", line: { color: inks[at % inks.length], width: 2 },
       hovertemplate: "%{y:.4g}",
     }));
-    const axis = { gridcolor: colour("line"), zeroline: false, tickfont: { color: colour("muted") }, linecolor: colour("line"), automargin: true };
-    const layout = {
-      margin: { l: 44, r: 8, t: 8, b: 32 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("text") },
-      xaxis: { ...axis, title: { text: "step", font: { color: colour("muted") } }, fixedrange: true, rangemode: "tozero" },
-      yaxis: { ...axis, fixedrange: true, rangemode: "tozero" },
-      legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
-      hovermode: "x unified", hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line") }, showlegend: true,
-    };
-    window.Plotly.react(place, traces, layout, CONFIG);
+    const drawn = layout("step", "");
+    drawn.xaxis.rangemode = "tozero";
+    window.Plotly.react(place, traces, drawn, CONFIG);
   }
 }

@@ -1,6 +1,7 @@
 // The form that builds a job: the same JSON as over REST, and every fault beside its field.
 
 import { call, element, Refused, showFaults } from "./api.js";
+import { read } from "./form.js";
 
 const form = document.getElementById("job");
 const apis = document.getElementById("apis");
@@ -49,14 +50,6 @@ function renumber() {
   });
 }
 
-const READ = {
-  text: (text) => text,
-  integer: Number,
-  number: Number,
-  "text-list": (text) => text.split(",").map((part) => part.trim()).filter(Boolean),
-  "integer-list": (text) => text.split(",").map((part) => part.trim()).filter(Boolean).map(Number),
-};
-
 /** What the form says, as the body of POST /v1/jobs. What is as it was by default is left to the server. */
 function body() {
   const job = { apis: [] };
@@ -65,27 +58,10 @@ function body() {
     job.apis.push(Object.fromEntries(parts.filter(([part, value]) => value || part === "url")));
   }
   const method = form.elements["method.name"].value;
-  for (const input of form.querySelectorAll("[data-kind]")) {
+  return read(form, job, (input) => {
     const options = input.closest("[data-method]");
-    if (options && options.dataset.method !== method) continue;
-    if (input.name.startsWith("evaluation.") && !evaluate.checked) continue;
-    const value = valueOf(input);
-    if (value !== undefined) put(job, input.name.split("."), value);
-  }
-  return job;
-}
-
-function valueOf(input) {
-  if (input.type === "checkbox") return input.checked === (input.dataset.default === "true") ? undefined : input.checked;
-  const text = input.value.trim();
-  if (input.type === "number" && input.validity.badInput) return "no number";
-  return text === "" ? undefined : READ[input.dataset.kind](text);
-}
-
-function put(into, path, value) {
-  const last = path.pop();
-  for (const name of path) into = into[name] ??= {};
-  into[last] = value;
+    return (!options || options.dataset.method === method) && (evaluate.checked || !input.name.startsWith("evaluation."));
+  });
 }
 
 function renew() {

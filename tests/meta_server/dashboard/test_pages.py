@@ -11,7 +11,7 @@ import pytest
 
 from contracts.jobs import ApiProgress
 from contracts.meta_models import MetaModel
-from meta_server.dashboard import forms
+from meta_server.dashboard.forms import JOB
 from meta_server.dashboard.look import STATIC, STATIC_PATH
 from meta_server.services import Services
 
@@ -168,19 +168,26 @@ async def test_static_files_are_kept_for_good_and_named_by_what_they_are(http: h
 async def test_the_form_offers_what_a_job_may_say(http: httpx.AsyncClient, request_body: Any) -> None:
     page = await get(http, "/jobs/new")
     shown = {attributes["name"]: attributes for _, attributes in page.tags if "data-kind" in attributes}
-    paths = ["budget", "meta_model", "evaluation", *(f"method.{name}" for name in forms.methods())]
-    fields = [field for path in paths for field in forms.fields(path)]
-    assert {field.path for field in fields} <= set(shown)
-    for method in forms.methods():  # every default that the form shows is one that the server takes
+    places = ("budget", "meta_model", "evaluation")
+    plain = [field for place in places for field in JOB.fields(place)]
+    assert {field.path for field in plain} <= set(shown)
+    for method in JOB.variants("method"):  # every default that the form shows is one that the server takes
+        options = JOB.fields("method", method)
+        assert {field.path for field in options} <= set(shown)
         body: dict[str, Any] = {**request_body, "budget": dict(request_body["budget"]), "method": {"name": method}}
-        for field in [field for path in (*paths[:3], f"method.{method}") for field in forms.fields(path)]:
+        for field in plain + options:
             if field.default is not None:
-                place, name = field.path.split(".")
-                body.setdefault(place, {})[name] = field.default
+                put(body, field.path.split("."), field.default)
         faults = (await http.post("/v1/jobs", json=body)).json().get("errors", [])
         assert [fault for fault in faults if fault["field"] != "method.gradients.source"] == []
     response = await http.post("/v1/jobs", json=request_body | {"budget": {"queries": 0}})
     assert {fault["field"] for fault in response.json()["errors"]} <= set(shown)
+
+
+def put(body: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        body = body.setdefault(name, {})
+    body[path[-1]] = value
 
 
 def test_no_script_evaluates_or_reaches_elsewhere() -> None:
