@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.rig.answerer import MOST, SHAPE
 from contracts import oip
-from contracts.jobs import Job, JobRequest
+from contracts.jobs import ENDED, Job, JobRequest
 from meta_server.queue import Queue
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
@@ -33,6 +33,7 @@ from metazoo.children import Child, start
 from metering.scripts import connect
 
 OVERLAP = EARLY_AFTER + 30.0  # seconds of acquisition in the run that shows learning meanwhile
+LOOK = 0.1  # seconds between two looks at what a job tells
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -109,12 +110,18 @@ class Bench:
             await asyncio.to_thread(self.queue.begin, [job.id])
             learned, done = False, 0
             overlapped = False
-            async for event in store.events.follow(job.id):
-                if event is not None and event.type == "metrics":
-                    learned = True
-                if event is not None and event.type == "api" and event.data["state"] == "done":
-                    done += 1
-                    overlapped = overlapped or (learned and done == apis)
+            ended, last = False, None
+            while not ended:
+                ended = await store.status(job.id) in ENDED  # what came before its end is read once more
+                page = await store.events.page(job.id, after=last, limit=1000)
+                last = page.last
+                for event in page.items:
+                    learned = learned or event.type == "metrics"
+                    if event.type == "api" and event.data["state"] == "done":
+                        done += 1
+                        overlapped = overlapped or (learned and done == apis)
+                ended = ended and len(page.items) < 1000
+                await asyncio.sleep(LOOK)
             return (await store.get(job.id)).model_copy(update={"tags": ["overlapped"] if overlapped else []})
         finally:
             await redis.aclose()

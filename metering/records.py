@@ -43,6 +43,15 @@ class RecordKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """A stream of what was measured, apart from the events: at most twice `points` are kept, `seconds` after the last one."""
+
+    key: str
+    points: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class IdempotencyMark:
     """Where a creation is remembered, the digest of its body, and for how many seconds."""
 
@@ -224,6 +233,31 @@ class Records:
             "record_write",
             keys=[keys.leases, into or keys.record, keys.events],
             args=[*_proof(lease), json.dumps(dict(fields)), int(progress), name, json.dumps(dict(data))],
+        )
+        _check(verdict, rest, "", lease)
+
+    async def measure(
+        self,
+        keys: RecordKeys,
+        lease: Lease,
+        *,
+        fields: Mapping[str, str],
+        event: tuple[str, Mapping[str, Any]],
+        series: Series,
+    ) -> None:
+        """Set fields of the record, announce `event` (type, data), and keep it in `series` under the same id.
+
+        Raises `LeaseLost`, `StoreUnavailable`.
+        """
+        name, data = event
+        verdict, *rest = await self._scripts.run(
+            "record_measure",
+            keys=[keys.leases, keys.record, keys.events, series.key],
+            args=[
+                *_proof(lease),
+                *(json.dumps(dict(fields)), name, json.dumps(dict(data))),
+                *(series.points, series.seconds),
+            ],
         )
         _check(verdict, rest, "", lease)
 

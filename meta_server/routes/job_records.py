@@ -33,7 +33,11 @@ async def job_metrics(
     after: EventId = None,
     limit: Annotated[int, Query(description="Most points on the page.", ge=1, le=1000)] = 1000,
 ) -> MetricPage:
-    """Training metrics over time, oldest first."""
+    """Training metrics over time, oldest first.
+
+    They are kept apart from events, for 90 days after the last; of a long training every second point goes as it grows beyond
+    4,000 points, so that what is told always spans all of it.
+    """
     return await services.jobs.events.metrics(job_id, after=after, limit=limit)
 
 

@@ -1,4 +1,4 @@
-"""A job's event stream in Redis: pages of it, and the training metrics told in it.
+"""A job's event stream in Redis, and the training metrics told in it, which outlive its trimming.
 
 Events, by type, and what their data holds:
 
@@ -15,25 +15,22 @@ Events, by type, and what their data holds:
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from contracts.jobs import ENDED, Event, EventPage, JobStatus, MetricPage, MetricPoint
+from contracts.jobs import Event, EventPage, JobStatus, MetricPage, MetricPoint
 from contracts.problems import Fault, ProblemError
 from meta_server.store import keys
 from metering.scripts import Scripts, store_errors
 
-SCAN = 1000  # entries read at a time in search of metrics
 EVENTS_KEPT = 20_000  # of one job
-HEARTBEAT_SECONDS = 10.0
-POLL_MILLISECONDS = 2000  # below the socket timeout of `metering.scripts.connect`
 
 STREAM_ID = r"^[0-9]{1,19}(-[0-9]{1,19})?$"  # 20 digits may be more than Redis can count to
 
 
 class Events:
-    """What jobs tell: pages of it, and following it. `status` gives a job's status, or raises `not-found`."""
+    """What jobs tell, in pages; `meta_server.hub` follows it. `status` gives a job's status, or raises `not-found`."""
 
     def __init__(self, redis: Any, scripts: Scripts, status: Callable[[str], Awaitable[JobStatus]]) -> None:
         self._redis = redis
@@ -61,47 +58,25 @@ class Events:
         return int(deleted)
 
     async def metrics(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> MetricPage:
-        """Training metrics after the event `after`, oldest first. Raises `ProblemError` (`not-found`, `invalid-request`)."""
-        await self._status(job_id)
-        return await _metrics(self._redis, job_id, after=after, limit=limit)
+        """Training metrics after the event `after`, oldest first, also those whose events were trimmed since.
 
-    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event | None]:
-        """Events as they come, from the one after `after`; None every 10 seconds of silence.
-
-        Ends after the event of the job's last status. Raises `ProblemError` (`not-found`, `invalid-request`),
-        `StoreUnavailable`.
+        Raises `ProblemError` (`not-found`, `invalid-request`), `StoreUnavailable`.
         """
-        last = stream_id(after) if after is not None else "0"
-        over = await self._status(job_id) in ENDED
-        silence = 0.0
-        while True:
-            with store_errors():
-                block = None if over else POLL_MILLISECONDS
-                answer = await self._redis.xread({keys.job(job_id, "events"): last}, count=100, block=block)
-            if answer:
-                silence = 0.0
-                for entry in answer[0][1]:
-                    told = event(*entry)
-                    last = told.id
-                    yield told
-                    if told.type == "status" and JobStatus(told.data["status"]) in ENDED:
-                        over = await self._status(job_id) in ENDED  # else it was retried since
-                continue
-            if over:
-                return
-            silence += POLL_MILLISECONDS / 1000
-            if silence >= HEARTBEAT_SECONDS:
-                silence = 0.0
-                yield None
-            # read once more without blocking when it has ended: the last event may have come in between
-            over = await self._status(job_id) in ENDED
+        await self._status(job_id)
+        points = [_point(told) for told in await read(self._redis, job_id, after=after, limit=limit, part="metrics")]
+        return MetricPage(items=points, last=points[-1].id if len(points) == limit else None)
 
 
-async def read(redis: Any, job_id: str, *, after: str | None, limit: int) -> Sequence[Event]:
-    """Events after the id `after`, oldest first. Raises `ProblemError` (`invalid-request`), `StoreUnavailable`."""
+async def read(
+    redis: Any, job_id: str, *, after: str | None, limit: int, part: Literal["events", "metrics"] = "events"
+) -> Sequence[Event]:
+    """Events after the id `after`, oldest first; of `metrics`, those that tell metrics, which are kept apart.
+
+    Raises `ProblemError` (`invalid-request`), `StoreUnavailable`.
+    """
     start = f"({stream_id(after)}" if after is not None else "-"
     with store_errors():
-        entries = await redis.xrange(keys.job(job_id, "events"), min=start, count=limit)
+        entries = await redis.xrange(keys.job(job_id, part), min=start, count=limit)
     return [event(*entry) for entry in entries]
 
 
@@ -126,29 +101,16 @@ def place(event_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-async def _metrics(redis: Any, job_id: str, *, after: str | None, limit: int) -> MetricPage:
-    """Training metrics after the event `after`, oldest first. Raises as `read` does."""
-    points: list[MetricPoint] = []
-    while True:
-        page = await read(redis, job_id, after=after, limit=SCAN)
-        for one in page:
-            after = one.id
-            if one.type == "metrics":
-                values = {name: float(value) for name, value in one.data.items() if name not in ("step", "steps")}
-                points.append(
-                    MetricPoint(id=one.id, time=one.time, step=one.data["step"], steps=one.data["steps"], values=values)
-                )
-            if len(points) == limit:
-                return MetricPage(items=points, last=after)
-        if len(page) < SCAN:
-            return MetricPage(items=points, last=None)
-
-
 def event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
     """An entry of the stream."""
     name = entry_id.decode()
     when = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(name.partition("-")[0]))
     return Event(id=name, time=when, type=fields[b"type"].decode(), data=json.loads(fields[b"data"]))
+
+
+def _point(told: Event) -> MetricPoint:
+    values = {name: float(value) for name, value in told.data.items() if name not in ("step", "steps")}
+    return MetricPoint(id=told.id, time=told.time, step=told.data["step"], steps=told.data["steps"], values=values)
 
 
 def stream_id(after: str) -> str:

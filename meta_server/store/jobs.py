@@ -195,11 +195,11 @@ class JobStore:
                 raise ProblemError("conflict", f"the job is {refused.status}: it spends nothing any more") from None
 
     async def delete(self, job_id: str) -> None:
-        """Forget a job that has ended: record, budget, events. Its meta-model stays.
+        """Forget a job that has ended: record, budget, events, metrics. Its meta-model stays.
 
         Raises `ProblemError` (`not-found`; `conflict` while it has not ended), `StoreUnavailable`.
         """
-        others = [keys.job(job_id, part) for part in ("holds", "settled", "sent", "webhook")]
+        others = [keys.job(job_id, part) for part in ("holds", "settled", "metrics", "sent", "webhook")]
         places = keys.records(job_id, await self._tenant(job_id))
         try:
             await self._records.delete(places, others)

@@ -21,7 +21,7 @@ LEARNERS = f"{PREFIX}:learners"  # hash: learner -> the data sets it can open an
 
 
 def job(job_id: str, part: str) -> str:
-    """Parts: record, budget, apis, leases, holds, settled, events, sent, webhook."""
+    """Parts: record, budget, apis, leases, holds, settled, events, metrics, sent, webhook."""
     return f"{PREFIX}:job:{job_id}:{part}"
 
 

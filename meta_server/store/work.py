@@ -8,7 +8,10 @@ from contracts.meta_models import MetaModel
 from meta_server.store import keys
 from meta_server.store.stored_job import PHASES
 from metering.leases import Lease
-from metering.records import MoveRefused, Records
+from metering.records import MoveRefused, Records, Series
+
+METRICS_KEPT = 2000  # points of a job's curves at least, twice as many at most; beyond, every second one goes
+METRICS_SECONDS = 90 * 86400  # after the last point
 
 
 class Work:
@@ -66,7 +69,8 @@ class Work:
         fields = {f"metric:{name}": repr(float(value)) for name, value in values.items()}
         fields[f"progress:{Phase.META_TRAIN}"] = f"{step / steps:.4f}"
         event = ("metrics", {"step": step, "steps": steps, **values})
-        await self._records.write(keys.records(job_id), lease, fields=fields, event=event)
+        series = Series(keys.job(job_id, "metrics"), METRICS_KEPT, METRICS_SECONDS)
+        await self._records.measure(keys.records(job_id), lease, fields=fields, event=event, series=series)
 
     async def checkpoint(self, job_id: str, lease: Lease, name: str, value: str) -> None:
         """Note durable progress: `name` is kept as `value` (where it lies, or itself). Raises `LeaseLost`."""

@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from redis.asyncio import Redis
 
-from contracts.jobs import JobRequest
-from contracts.problems import URN
+from contracts.jobs import JobError, JobRequest
+from contracts.problems import URN, ProblemError
 from meta_server import hub
 from meta_server.app import create_app
 from meta_server.hub import Hub
@@ -114,6 +114,25 @@ async def test_silence_is_broken(
     async with running(redis, store) as one:
         following = one.follow(job_id)
         assert [event and event.type async for event in take(following, 4)] == ["status", "status", None, None]
+
+
+async def test_following_ends_with_the_last_status_and_goes_on_over_a_retry(
+    redis: Redis, store: JobStore, request_body: Any
+) -> None:
+    job_id, lease = await begun(store, request_body)
+    async with running(redis, store) as one:
+        following = one.follow(job_id)
+        assert [event.data["status"] async for event in take(following, 2)] == ["queued", "running"]
+        await store.leases.release(lease)
+        await store.fail(job_id, JobError(code="c", message="m"))
+        await store.retry(job_id)
+        assert [event.data["status"] async for event in take(following, 2)] == ["failed", "queued"]
+        await store.cancel(job_id)
+        assert [event.data["status"] async for event in following if event is not None] == ["cancelled"]
+        last = (await store.events.page(job_id)).last
+        assert [event async for event in one.follow(job_id, after=last)] == []
+        with pytest.raises(ProblemError):
+            await anext(one.follow("job_x"))
 
 
 async def take(events: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load, save
@@ -118,6 +118,7 @@ def test_what_is_no_range_is_ignored(said: str | None) -> None:
     st.none() | st.integers(1, 8),
     st.none() | st.just(64),
 )
+@settings(deadline=None)
 def test_a_raised_budget_goes_on_where_the_smaller_stood(
     apis: int, queries: int, more: int, each: int | None, pool: int | None
 ) -> None:

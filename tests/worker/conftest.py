@@ -204,6 +204,15 @@ class World:
         await work_on(self.context, job_id, LEARN, learn)
         return await self.store.get(job_id)
 
+    async def trained(self, job_id: str, *, steps: int = 1) -> None:
+        """Wait until so many steps of training were told."""
+        async with asyncio.timeout(60):
+            while True:
+                told = await self.store.events.metrics(job_id)
+                if any(point.step >= steps for point in told.items):
+                    return
+                await asyncio.sleep(0.005)
+
     def balance(self, job: Job) -> None:
         """The books agree with what the APIs counted."""
         budget = job.budget

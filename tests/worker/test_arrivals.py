@@ -55,9 +55,7 @@ async def started(world: Any, job: Any, others: Any) -> asyncio.Task[Any]:
     assert LEARN in (await world.store.load(job.id)).due()
     assert world.queue.sent == [(job.id, LEARN)]
     learning = asyncio.ensure_future(world.learn(job.id))
-    async for event in world.store.events.follow(job.id):
-        if event is not None and event.type == "metrics" and event.data["step"] == 10:
-            break
+    await world.trained(job.id, steps=10)
     return learning
 
 

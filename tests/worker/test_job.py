@@ -311,9 +311,7 @@ async def test_cancelling_stops_the_training_within_a_step(world: Any, api: Any)
     job = await world.submit(api(), queries=64, method={"steps": 1_000_000, "batch": 8})
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
-    async for event in world.store.events.follow(job.id):
-        if event is not None and event.type == "metrics":
-            break
+    await world.trained(job.id)
     await world.store.cancel(job.id)
     assert (await asyncio.wait_for(task, 5)).status == JobStatus.CANCELLED
 
@@ -393,9 +391,7 @@ async def test_training_is_paused_and_resumed(world: Any, api: Any) -> None:
     job = await world.submit(api(), queries=64, method={"steps": 300, "batch": 8})
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
-    async for event in world.store.events.follow(job.id):
-        if event is not None and event.type == "metrics":
-            break
+    await world.trained(job.id)
     await world.store.pause(job.id)
     assert (await asyncio.wait_for(task, 5)).status == JobStatus.PAUSED
     await world.store.resume(job.id)

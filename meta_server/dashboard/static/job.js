@@ -20,7 +20,7 @@ let source = null;
 
 function add(event) {
   last = event.id;
-  if (event.type === "metrics") curves.add(event.data);
+  if (event.type === "metrics" && !drawn.has(event.id)) curves.add(event.data);
   if (event.type === "status") over = TERMINAL.has(event.data.status);
   const line = describe(event, log.firstElementChild);
   if (line && line !== log.firstElementChild) log.prepend(line);
@@ -38,7 +38,17 @@ function redraw() {
   }, 400);
 }
 
+const drawn = new Set(); // ids of the metrics that the curves began with: they outlive the events that told them
+
 async function history() {
+  for (let after = ""; after !== null; ) {
+    const page = await call("GET", `/v1/jobs/${log.dataset.job}/metrics${after && `?after=${after}`}`);
+    for (const { id, step, steps, values } of page.items) {
+      if (!drawn.has(id)) curves.add({ step, steps, ...values });
+      drawn.add(id);
+    }
+    after = page.last;
+  }
   for (;;) {
     const page = await call("GET", `${path}?limit=1000${last ? `&after=${last}` : ""}`);
     page.items.forEach(add);

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from redis.asyncio import Redis
 from contracts.jobs import MOVES, ApiProgress, JobChange, JobError, JobRequest, JobStatus, Phase
 from contracts.meta_models import BackboneConfig, MetaModel, Score
 from contracts.problems import ProblemError
-from meta_server.store import ids, keys
+from meta_server.store import events, ids, keys, work
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN, acquire_role
@@ -86,8 +87,6 @@ async def test_unknown_jobs_are_not_found(store: JobStore) -> None:
         with pytest.raises(ProblemError) as raised:
             await call
         assert raised.value.problem.status == 404
-    with pytest.raises(ProblemError):
-        await anext(aiter(store.events.follow("job_x")))
 
 
 async def test_a_queued_job_is_cancelled_at_once_and_only_once(store: JobStore, request_of: Make) -> None:
@@ -230,12 +229,12 @@ async def test_a_retried_job_keeps_what_it_has_and_counts_attempts_anew(store: J
     assert (await taken(store, job.id, LEARN)).attempt == 1
 
 
-async def test_following_goes_on_over_a_retry(store: JobStore, request_of: Make) -> None:
+async def test_events_go_on_over_a_retry(store: JobStore, request_of: Make) -> None:
     job, _ = await store.create(request_of(1))
     await store.fail(job.id, JobError(code="c", message="m"))
     await store.retry(job.id)
     await store.cancel(job.id)
-    seen = [event async for event in store.events.follow(job.id) if event is not None]
+    seen = (await store.events.page(job.id)).items
     assert [event.data["status"] for event in seen] == ["queued", "failed", "queued", "cancelled"]
 
 
@@ -329,17 +328,32 @@ async def test_events_are_paged_and_resumed(store: JobStore, request_of: Make) -
     assert raised.value.problem.status == 422
 
 
-async def test_following_ends_with_the_last_status(store: JobStore, request_of: Make) -> None:
+async def test_metrics_outlive_the_trimming_of_events_thinned_to_a_bound(
+    store: JobStore, redis: Redis, request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "EVENTS_KEPT", 5)
+    monkeypatch.setattr(work, "METRICS_KEPT", 8)
     job, _ = await store.create(request_of(1))
-    seen = []
-    async for event in store.events.follow(job.id):
-        if event is None:
-            continue
-        seen.append(event)
-        if len(seen) == 1:
-            await store.cancel(job.id)
-    assert [event.data["status"] for event in seen] == ["queued", "cancelled"]
-    assert [event async for event in store.events.follow(job.id, after=seen[-1].id)] == []
+    lease = await taken(store, job.id, LEARN)
+    for step in range(1, 101):
+        await store.work.metrics(job.id, lease, step, 100, {"loss": 1 / step})
+        kept = (await store.events.metrics(job.id)).items
+        assert min(step, 8) <= len(kept) <= 16
+        assert (kept[0].step, kept[-1].step) == (1, step)
+        assert [one.step for one in kept] == sorted({one.step for one in kept})
+        assert all(one.values == {"loss": 1 / one.step} for one in kept)
+    told = {event.id: event.data["step"] for event in (await store.events.page(job.id, limit=1000)).items[1:]}
+    assert [told[one.id] for one in kept] == [one.step for one in kept]  # a point has the id of its event
+    assert await store.events.trim(job.id) > 0
+    assert (await store.events.metrics(job.id)).items == kept
+    assert (await store.events.metrics(job.id, after=kept[2].id, limit=3)).items == kept[3:6]
+    with pytest.raises(LeaseLost):
+        await store.work.metrics(job.id, replace(lease, fence=lease.fence + 1), 101, 101, {"loss": 0.0})
+    assert 0 < await redis.ttl(keys.job(job.id, "metrics")) <= work.METRICS_SECONDS
+    await store.leases.release(lease)
+    await store.fail(job.id, JobError(code="c", message="m"))
+    await store.delete(job.id)
+    assert await redis.keys(f"*{job.id}*") == []
 
 
 async def test_a_stale_worker_can_write_nothing(store: JobStore, clock: Any, request_of: Make) -> None:
