@@ -98,12 +98,12 @@ class Form:
         for name in self._resolved(plain["propertyNames"]).get("enum", []):
             default = (told.get("default") or {}).get(name)
             yield self._field(
-                plain["additionalProperties"], told | {"default": default}, f"{path}.{name}", several=False
+                plain["additionalProperties"], {**told, "default": default}, f"{path}.{name}", several=False
             )
 
     def _field(self, item: Schema, told: Schema, path: str, *, several: bool) -> Field:
         words = ": ".join(path.split(".")[1:] or [path]).replace("_", " ").capitalize()
-        kind = {"string": _KINDS.get(item.get("format", ""), "text")}.get(item["type"], item["type"])
+        kind: str = _KINDS.get(item.get("format", ""), "text") if item["type"] == "string" else item["type"]
         return Field(
             path=path,
             label=self._labels.get(path, words),
