@@ -72,7 +72,9 @@ class Bench:
         return start(name, command, environment={**os.environ, **environment}, log=self.folder / f"{name}.log")
 
     def run(self, workers: int, apis: int, seconds: float, *, steps: int = 4) -> dict[str, Any]:
-        """One job; `efficiency`, `wall` seconds, `refused` requests, `overlapped`."""
+        """One job: `efficiency`; `wall` seconds, those from the first charge to the last (`acquire`) and until every API was
+        asked (`ramp`); `refused` requests; `overlapped`.
+        """
         rate = self.total / apis
         burst = max(8, round(2 * rate))
         with ExitStack() as opened:
@@ -91,6 +93,7 @@ class Bench:
             "efficiency": stats["charged"] / (apis * (rate * duration + burst)),
             "wall": wall,
             "acquire": duration,
+            "ramp": stats["all_asked"] - stats["first"],
             "refused": stats["refused"],
             "overlapped": job.tags == ["overlapped"],
         }
@@ -185,7 +188,7 @@ def main(
     console.print(
         f"one core carries {carried:,.0f} images/s of answering; all APIs together give {total:,.0f} a second"
     )
-    table = Table("workers", "APIs", "wall s", "acquire s", "429s", "efficiency", box=None)
+    table = Table("workers", "APIs", "wall s", "acquire s", "all asked s", "429s", "efficiency", box=None)
     efficiency: dict[str, float] = {}
     overlapped: bool | None = None
     with tempfile.TemporaryDirectory() as folder, Bench(Path(folder), total=total, latency=latency) as bench:
@@ -193,7 +196,12 @@ def main(
             for count in map(int, apis.split(",")):
                 told = bench.run(many, count, seconds)
                 efficiency[f"{many}x{count}"] = round(told["efficiency"], 3)
-                row = (many, count, *(f"{told[name]:.1f}" for name in ("wall", "acquire")), int(told["refused"]))
+                row = (
+                    many,
+                    count,
+                    *(f"{told[name]:.1f}" for name in ("wall", "acquire", "ramp")),
+                    int(told["refused"]),
+                )
                 table.add_row(*map(str, row), f"{told['efficiency']:.3f}")
                 console.print(*map(str, row), f"{told['efficiency']:.3f}")
         if overlap:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,21 @@ def plan_of(request: JobRequest) -> Plan:
 
     Of no image, where the method asks as it goes: then the learner asks, see `worker.adaptive`.
     """
-    budget = request.budget
-    if not isinstance(request.method, ProceduralQueries):
+    method, budget, apis = request.method, request.budget, len(request.apis)
+    if not isinstance(method, ProceduralQueries):
         return Plan(0, tuple(np.empty(0, np.int64) for _ in request.apis))
-    return plan(
-        request.method,
-        queries=budget.queries,
-        queries_per_api=budget.queries_per_api,
-        apis=len(request.apis),
-        seed=request.seed,
-    )
+    return _plan(method.images, method.apis_per_image, budget.queries, budget.queries_per_api, apis, request.seed)
+
+
+@lru_cache(JOBS)
+def _plan(
+    images: int | None, apis_per_image: int | None, queries: int, queries_per_api: int | None, apis: int, seed: int
+) -> Plan:
+    options = ProceduralQueries(images=images, apis_per_image=apis_per_image)
+    made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+    for indices in made.assigned:
+        indices.setflags(write=False)  # all who ask get the same
+    return made
 
 
 def queries_of(request: JobRequest, input_shape: tuple[int, int, int]) -> QuerySet:

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
 from worker import metrics
 from worker.acquire import acquire
-from worker.context import open_context
+from worker.context import Context, open_context
 from worker.estimating import probe
 from worker.loop import Loop
 from worker.role import Work, work_on
@@ -54,10 +54,18 @@ def _timed(role: str) -> Iterator[_Timed]:
         metrics.tasks.labels(kind, timed.outcome).observe(time.perf_counter() - started)
 
 
-def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> None:
-    """Add the tasks to the app, and to no other of this process."""
+def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> Callable[[], None]:
+    """Add the tasks to the app, and to no other of this process. Call what is returned to close what they hold open."""
 
     loop = Loop()
+    shared: Context | None = None
+
+    async def open_shared() -> Context:
+        nonlocal shared
+        if shared is None:
+            opening = open_context(settings, queue, holder=_holder(), stopping=stopping.is_set)
+            shared = await loop.kept.enter_async_context(opening)
+        return shared
 
     def run(job_id: str, role: str, work: Work) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job_id, role=role), _timed(role) as timed:
@@ -79,17 +87,16 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
                 raise Reject(requeue=True) from None
 
     async def _in_context(job_id: str, role: str, work: Work) -> None:
-        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
-            await work_on(context, job_id, role, work)
+        await work_on(await open_shared(), job_id, role, work)
 
     async def _begin(job_ids: Sequence[str]) -> None:
-        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
-            for job_id in job_ids:
-                try:
-                    await context.begin(job_id)
-                except (ProblemError, StoreUnavailable, OperationalError) as error:
-                    # it was deleted, or the reaper sends what is due
-                    log.warning("not_begun", job_id=job_id, cause=str(error))
+        context = await open_shared()
+        for job_id in job_ids:
+            try:
+                await context.begin(job_id)
+            except (ProblemError, StoreUnavailable, OperationalError) as error:
+                # it was deleted, or the reaper sends what is due
+                log.warning("not_begun", job_id=job_id, cause=str(error))
 
     @app.task(name=BEGIN_TASK, shared=False)
     def begin(job_ids: list[str]) -> None:
@@ -100,8 +107,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
         run(job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
 
     async def _notify(job_id: str) -> None:
-        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
-            await notify(context, job_id)
+        await notify(await open_shared(), job_id)
 
     @app.task(name=NOTIFY_TASK, shared=False)
     def tell_webhook(job_id: str) -> None:
@@ -112,8 +118,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
                 log.warning("not_notified", cause=str(error))  # the reaper sends it again
 
     async def _probe(probe_id: str) -> None:
-        async with open_context(settings, queue, holder=_holder(), stopping=stopping.is_set) as context:
-            await probe(context, probe_id)
+        await probe(await open_shared(), probe_id)
 
     @app.task(name=PROBE_TASK, shared=False)
     def probe_apis(probe_id: str) -> None:
@@ -129,3 +134,5 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
         from worker.learn import learn as work  # torch is for learners alone
 
         run(job_id, LEARN, work)
+
+    return loop.close

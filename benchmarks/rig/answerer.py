@@ -118,12 +118,15 @@ class Answerer:
         }
 
     def stats(self) -> dict[str, float]:
-        """Images charged and requests refused by all, when the first and the last was charged, seconds of the core."""
+        """Images charged and requests refused by all; when the first image was charged, when the last, and when all APIs
+        had been charged for one; seconds of the core.
+        """
         apis = [api for api in self.apis.values() if api.first is not None]
         return {
             "charged": sum(api.charged for api in apis),
             "refused": sum(api.refused for api in apis),
             "first": min((api.first or 0.0 for api in apis), default=0.0),
+            "all_asked": max((api.first or 0.0 for api in apis), default=0.0),
             "last": max((api.last for api in apis), default=0.0),
             "core_seconds": time.process_time(),
         }

@@ -8,9 +8,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -36,6 +38,7 @@ class Artifacts:
         self._fs, self._root = fsspec.core.url_to_fs(url, **remembered)
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self._copies: Path | None = None
+        self._renames = Renames()
 
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises `ArtifactMissing`."""
@@ -105,7 +108,7 @@ class Artifacts:
             self._fs.pipe_file(full, content)  # an object store shows an object once it is whole
             return
         target = Path(full)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".part-")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -116,7 +119,7 @@ class Artifacts:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        self._renames.settle(target.parent)
 
     def keep(self, stem: str, suffix: str, content: bytes) -> str:
         """Write a file whose name tells its SHA-256, and return its path: `{stem}-{digest}{suffix}`."""
@@ -150,6 +153,44 @@ class Artifacts:
         if parts.is_absolute() or ".." in parts.parts or "\\" in path or not parts.parts:
             raise ValueError(f"{path!r} is no path inside the artefact store")
         return f"{self._root.rstrip('/')}/{parts}"
+
+
+class Renames:
+    """Makes renames durable. Threads that renamed in one folder while it was written to disk share the next write."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folders: weakref.WeakValueDictionary[Path, _Folder] = weakref.WeakValueDictionary()
+
+    def settle(self, folder: Path) -> None:
+        """Once this returns, all renames in `folder` that were made before it was called are durable."""
+        with self._lock:
+            known = self._folders.setdefault(folder, _Folder())
+            known.renames += 1
+            mine = known.renames
+        with known.writing:
+            if known.durable >= mine:
+                return
+            covered = known.renames
+            _sync_folder(folder)
+            known.durable = covered
+
+
+@dataclass(eq=False)
+class _Folder:
+    """How many renames there were in a folder, and how many of them are durable."""
+
+    renames: int = 0
+    durable: int = 0
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

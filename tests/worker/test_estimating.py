@@ -279,7 +279,8 @@ async def test_the_task_asks_through_the_guard(redis_url: str, tmp_path: Path) -
     queue.probe(probe_id)
     assert queue.waiting("acquire:a0") == 1
     queue.close()
-    await asyncio.to_thread(create_worker(settings).tasks[PROBE_TASK], probe_id)
+    with create_worker(settings) as worker:
+        await asyncio.to_thread(worker.tasks[PROBE_TASK], probe_id)
     told = await probes.result(probe_id)
     await redis.aclose()
     assert told is not None

@@ -1,7 +1,11 @@
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from meta_server.store import artifacts as artifacts_module
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
 from meta_server.store.secrets import BadSecretKey, Secrets
 
@@ -75,3 +79,41 @@ def test_secrets_need_the_key_they_were_sealed_under() -> None:
     with pytest.raises(BadSecretKey, match="make one with"):
         Secrets("short")
     assert "…" in repr(secrets)
+
+
+def test_every_rename_is_on_disk_when_its_write_returns_and_writers_share_the_way_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, happened, lock = Artifacts(str(tmp_path)), [], threading.Lock()
+    rename, to_disk = os.replace, artifacts_module._sync_folder
+
+    def note(*what: object) -> None:
+        with lock:
+            happened.append(what)
+
+    def replace(source: str, target: Path) -> None:
+        rename(source, target)
+        note("renamed", target.name)
+
+    def slowly(folder: Path) -> None:
+        note("begun", folder)
+        to_disk(folder)
+        many.wait(timeout=0.02)  # while it is written, others rename
+        note("done", folder)
+
+    many = threading.Event()
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(artifacts_module, "_sync_folder", slowly)
+
+    def write(number: int) -> None:
+        store.write(f"answers/{number}", b"1")
+        note("returned", str(number))
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(write, range(64)))
+    folder = tmp_path / "answers"
+    for number in map(str, range(64)):
+        renamed, returned = happened.index(("renamed", number)), happened.index(("returned", number))
+        begun = happened.index(("begun", folder), renamed)
+        assert happened.index(("done", folder), begun) < returned
+    assert happened.count(("begun", folder)) < 64
