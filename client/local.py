@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from client._images import Image, to_tensor
-from client.meta_models import Support, TaskOptions
+from client._task import Support, TaskOptions
 from contracts.adaptation import Calibration, Prediction, PredictResponse, Task
 from dfml import adapted, io
 from dfml.adapted import TaskNetwork

@@ -5,7 +5,7 @@ import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 from urllib.parse import quote
 
 import anyio
@@ -13,33 +13,14 @@ import anyio
 from client._download import cached, download
 from client._flow import AsyncDriver, Driver, Flow, Request, call, retried
 from client._images import Image, to_files
-from contracts.adaptation import AdaptedModel, Calibration, Method, PredictResponse
+from client._task import AdaptOptions, Support, TaskOptions
+from contracts.adaptation import AdaptedModel, Calibration, PredictResponse
 from contracts.meta_models import Comparison, Evaluation, MetaModel, MetaModelPage
 
 if TYPE_CHECKING:
     from client.local import LocalMetaModel
 
 Head = Literal["logistic", "prototypes"]
-Support = Iterable[tuple[Image, str]]
-"""Images with their labels. An image is a path, the bytes of an image file, a PIL image or an array."""
-
-
-class TaskOptions(TypedDict, total=False):
-    """How a task is learned; see `contracts.adaptation.Task`."""
-
-    method: Method
-    steps: int
-    rate: float
-    calibration: Calibration | Mapping[str, Any]
-    seed: int
-
-
-class AdaptOptions(TaskOptions, total=False):
-    """And what becomes of it; see `contracts.adaptation.AdaptRequest`."""
-
-    name: str
-    ttl: int
-    keep_support: bool
 
 
 class MetaModels:
