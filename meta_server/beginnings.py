@@ -1,4 +1,4 @@
-"""Has new jobs begun, off the requests that made them. When the queue fails, the reaper does it later: the jobs are stored."""
+"""Has new jobs begun, beside the requests that made them. When the queue fails, the reaper does it later: the jobs are stored."""
 
 import asyncio
 
@@ -14,22 +14,35 @@ log = structlog.get_logger()
 
 
 class Beginnings:
-    """One message at a time, with every job that came since the last."""
+    """One message at a time, with every job that came since the last. `run` must be running."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._waiting: list[str] = []
-        self._turn = asyncio.Lock()
+        self._any = asyncio.Event()
 
-    async def add(self, job_id: str) -> None:
-        """Have what is due of a queued job done; returns once that is sent, or has failed and was logged."""
+    def add(self, job_id: str) -> None:
+        """Have what is due of a queued job done soon. Waits for nothing: a request that did would stay in memory meanwhile."""
         self._waiting.append(job_id)
-        async with self._turn:
-            job_ids, self._waiting = self._waiting, []
-            if not job_ids:
-                return  # whoever had the turn before sent it along
-            try:
-                await anyio.to_thread.run_sync(self._queue.begin, job_ids)
-            except OperationalError as error:
-                log.warning("enqueue_failed", jobs=job_ids, cause=str(error))
+        self._any.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await self._any.wait()
+            await self._send()
             await asyncio.sleep(PAUSE)
+
+    async def close(self) -> None:
+        """Send what still waits, once `run` has ended."""
+        if self._waiting:
+            await self._send()
+
+    async def _send(self) -> None:
+        self._any.clear()
+        job_ids = list(self._waiting)
+        try:
+            await anyio.to_thread.run_sync(self._queue.begin, job_ids)
+        except OperationalError as error:
+            log.warning("enqueue_failed", jobs=job_ids, cause=str(error))
+        del self._waiting[: len(job_ids)]  # cancelled before this, they are sent again, which harms nobody

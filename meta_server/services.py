@@ -78,10 +78,13 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
         hosted = await opened.enter_async_context(hosting(settings, redis))
         zoo = await opened.enter_async_context(zoo_admin(settings))
         hub = Hub(redis, jobs)
+        beginnings = Beginnings(queue)
+        opened.push_async_callback(beginnings.close)
         await opened.enter_async_context(
             running(
                 _tell_of_policy(redis),
                 hub.run(),
+                beginnings.run(),
                 Reaper(jobs, queue, redis).run(),
                 OrphanSweeper(redis, artifacts).run(),
                 Sweeper(adapted_models, artifacts).run(),
@@ -97,7 +100,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             adapted_models,
             artifacts,
             queue,
-            Beginnings(queue),
+            beginnings,
             serving,
             hosted,
             zoo,

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from contracts.estimates import Estimate, EstimateRequest
 from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
@@ -51,7 +51,6 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 async def create_job(
     request: JobRequest,
     response: Response,
-    after_answering: BackgroundTasks,
     services: ServicesDep,
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
@@ -59,7 +58,7 @@ async def create_job(
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
     if created:
-        after_answering.add_task(services.beginnings.add, job.id)
+        services.beginnings.add(job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -126,18 +125,18 @@ async def pause_job(job_id: JobId, services: ServicesDep) -> Job:
 
 
 @router.post("/{job_id}/resume", responses=problems(404, 409))
-async def resume_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
+async def resume_job(job_id: JobId, services: ServicesDep) -> Job:
     """Go on with a paused job, from its last answer or checkpoint."""
     job = await services.jobs.resume(job_id)
-    after_answering.add_task(services.beginnings.add, job.id)
+    services.beginnings.add(job.id)
     return job
 
 
 @router.post("/{job_id}/retry", responses=problems(404, 409))
-async def retry_job(job_id: JobId, after_answering: BackgroundTasks, services: ServicesDep) -> Job:
+async def retry_job(job_id: JobId, services: ServicesDep) -> Job:
     """Go on with a failed job: what it paid for and its checkpoints are kept, APIs that were dropped are asked again."""
     job = await services.jobs.retry(job_id)
-    after_answering.add_task(services.beginnings.add, job.id)
+    services.beginnings.add(job.id)
     return job
 
 

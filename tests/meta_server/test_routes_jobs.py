@@ -1,7 +1,10 @@
 """Jobs over REST: refused whole with every fault named, or stored, queued and told again."""
 
+import base64
+import json
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import redis
@@ -18,9 +21,16 @@ def named(response: httpx.Response) -> set[str]:
     return {fault["field"] for fault in response.json()["errors"]}
 
 
-def queued(url: str) -> int:
-    with redis.Redis.from_url(url) as connection:
-        return int(connection.llen(ACQUIRE_QUEUE))  # type: ignore[arg-type]
+async def begun(url: str, most: int) -> list[str]:
+    """Ids of the jobs that workers are told to begin, in their order, once they are `most`."""
+    with redis.Redis.from_url(url) as connection, anyio.fail_after(60):
+        while True:
+            messages: list[bytes] = connection.lrange(ACQUIRE_QUEUE, 0, -1)  # type: ignore[assignment]
+            sent = [json.loads(base64.b64decode(json.loads(each)["body"]))[0][0] for each in reversed(messages)]
+            ids = [job_id for message in sent for job_id in message]
+            if len(ids) >= most:
+                return ids
+            await anyio.sleep(0.01)
 
 
 async def test_a_job_is_stored_and_its_apis_queued(http: httpx.AsyncClient, request_body: Any, redis_url: str) -> None:
@@ -29,7 +39,7 @@ async def test_a_job_is_stored_and_its_apis_queued(http: httpx.AsyncClient, requ
     job = response.json()
     assert response.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["status"], job["budget"]["left"], len(job["progress"]["per_api"])) == ("queued", 100, 2)
-    assert queued(redis_url) == 1
+    assert await begun(redis_url, 1) == [job["id"]]
     assert (await http.get(response.headers["location"])).json() == job
 
 
@@ -37,6 +47,7 @@ async def test_no_answer_and_no_message_holds_a_teachers_key(
     http: httpx.AsyncClient, request_body: Any, redis_url: str
 ) -> None:
     created = await http.post("/v1/jobs", json=request_body)
+    await begun(redis_url, 1)
     pages = [await http.get(path) for path in ("/v1/jobs", f"{created.headers['location']}/events")]
     assert all("teacher-secret" not in response.text for response in [created, *pages])
     with redis.Redis.from_url(redis_url) as connection:
@@ -51,7 +62,8 @@ async def test_the_same_key_makes_one_job(http: httpx.AsyncClient, request_body:
     again = await http.post("/v1/jobs", json=request_body, headers=headers)
     other = await http.post("/v1/jobs", json=request_body | {"seed": 1}, headers=headers)
     assert first.json()["id"] == again.json()["id"]
-    assert queued(redis_url) == 1
+    last = (await http.post("/v1/jobs", json=request_body)).json()["id"]
+    assert await begun(redis_url, 2) == [first.json()["id"], last]
     assert (other.status_code, other.json()["type"]) == (422, f"{URN}key-reused")
 
 
@@ -78,8 +90,9 @@ async def test_every_fault_is_named_and_nothing_is_done(
     assert named(response) == fields
     assert response.json()["type"] == f"{URN}invalid-request"
     assert all(fault["message"] in response.json()["error"] for fault in response.json()["errors"])
-    assert queued(redis_url) == 0
     assert (await http.get("/v1/jobs")).json() == {"items": [], "next": None}
+    sound = (await http.post("/v1/jobs", json=request_body)).json()["id"]
+    assert await begun(redis_url, 1) == [sound]
 
 
 async def test_faults_can_be_read(http: httpx.AsyncClient, request_body: Any) -> None:
@@ -152,7 +165,7 @@ async def test_pausing_and_resuming_a_queued_job(http: httpx.AsyncClient, reques
     assert (retried.status_code, retried.json()["type"]) == (409, f"{URN}conflict")
     resumed = (await http.post(f"{where}/resume")).json()
     assert (resumed["status"], resumed["reason"]) == ("queued", None)
-    assert queued(redis_url) == 2  # one message once more: the first one found nothing to do
+    assert await begun(redis_url, 2) == [resumed["id"]] * 2  # once more: the first message found nothing to do
 
 
 @pytest.mark.parametrize(

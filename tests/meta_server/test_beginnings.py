@@ -1,0 +1,70 @@
+"""Messages that have new jobs begun: each job in one, however many come, and none kept waiting for by a request."""
+
+import asyncio
+import threading
+
+import anyio
+import pytest
+from kombu.exceptions import OperationalError
+
+from meta_server.background import running
+from meta_server.beginnings import Beginnings
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowQueue:
+    """Takes a message once it is let; the first `lost` are refused."""
+
+    def __init__(self, lost: int = 0) -> None:
+        self.sent: list[list[str]] = []
+        self.begun = threading.Event()
+        self.let = threading.Event()
+        self._lost = lost
+
+    def begin(self, job_ids: list[str]) -> None:
+        self.sent.append(job_ids)
+        self.begun.set()
+        assert self.let.wait(60)
+        if len(self.sent) <= self._lost:
+            raise OperationalError("connection refused")
+
+
+async def test_all_that_come_while_a_message_is_sent_go_in_the_next() -> None:
+    queue = SlowQueue()
+    beginnings = Beginnings(queue)  # type: ignore[arg-type]
+    names = [f"job_{number}" for number in range(100)]
+    async with running(beginnings.run()):
+        beginnings.add(names[0])
+        await anyio.to_thread.run_sync(queue.begun.wait, 60)
+        for name in names[1:]:
+            beginnings.add(name)
+        queue.let.set()
+        with anyio.fail_after(60):
+            while len(queue.sent) < 2:
+                await anyio.sleep(0.001)
+    assert queue.sent == [names[:1], names[1:]]
+
+
+async def test_what_waits_when_the_server_stops_is_sent() -> None:
+    queue = SlowQueue()
+    queue.let.set()
+    beginnings = Beginnings(queue)  # type: ignore[arg-type]
+    async with running(beginnings.run()):
+        await asyncio.sleep(0)  # it waits for the first
+        beginnings.add("job_1")
+    await beginnings.close()
+    await beginnings.close()
+    assert queue.sent == [["job_1"]]
+
+
+async def test_a_message_that_is_lost_holds_no_other_up() -> None:
+    queue = SlowQueue(lost=1)
+    queue.let.set()
+    beginnings = Beginnings(queue)  # type: ignore[arg-type]
+    async with running(beginnings.run()):
+        for name in ("job_1", "job_2"):
+            queue.begun.clear()
+            beginnings.add(name)
+            await anyio.to_thread.run_sync(queue.begun.wait, 60)
+    assert queue.sent == [["job_1"], ["job_2"]]  # the reaper begins the first
