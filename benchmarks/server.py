@@ -1,12 +1,15 @@
 """How fast the meta server answers: jobs made and listed, events followed, adapted models asked. Open loop.
 
-A request is sent when it is due, however late the answers before it are, and its latency counts from when it was due. Redis is
-a real one, durable as in production; the server is one process, the callers are this one. No worker runs: jobs stay queued.
+A request is sent when it is due, however late the answers before it are. Its latency counts from when this process got to it,
+which waits for nothing of the server's; how late that was is told beside, and a wait for a free connection is the server's.
+Redis is a real one, durable as in production; the server is one process, the callers are this one. No worker runs: jobs stay
+queued.
 
     scripts/bench server [--quick]
 """
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -65,21 +68,27 @@ class Loop:
     name: str
     rate: float
     latencies: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)  # seconds by which this process, not the server, was behind
     failed: int = 0
     seconds: float = 0.0
 
     def p(self, percent: float) -> float:
         """Milliseconds."""
-        return round(float(np.percentile(self.latencies, percent)) * 1000, 1) if self.latencies else float("nan")
+        return _percentile(self.latencies, percent)
 
     def tell(self) -> None:
         """One line."""
         achieved = len(self.latencies) / self.seconds
         print(
             f"{self.name}: {self.rate:g}/s asked, {achieved:.1f}/s answered, {self.failed} failed, "
-            f"p50 {self.p(50)} ms, p99 {self.p(99)} ms, worst {self.p(100)} ms",
+            f"p50 {self.p(50)} ms, p99 {self.p(99)} ms, worst {self.p(100)} ms; "
+            f"sent late p99 {_percentile(self.late, 99)} ms, worst {_percentile(self.late, 100)} ms",
             flush=True,
         )
+
+
+def _percentile(seconds: list[float], percent: float) -> float:
+    return round(float(np.percentile(seconds, percent)) * 1000, 1) if seconds else float("nan")
 
 
 async def open_loop(name: str, rate: float, seconds: float, ask: Callable[[int], Awaitable[Answer]]) -> Loop:
@@ -87,10 +96,10 @@ async def open_loop(name: str, rate: float, seconds: float, ask: Callable[[int],
     loop = Loop(name, rate)
     started = time.perf_counter()
 
-    async def one(number: int, due: float) -> None:
+    async def one(number: int, begun: float) -> None:
         answer = await ask(number)
         if answer.status < 300:
-            loop.latencies.append(time.perf_counter() - due)
+            loop.latencies.append(time.perf_counter() - begun)
             return
         if not loop.failed:
             print(f"{name}: {answer.status} {answer.body.decode()[:300]}", flush=True)
@@ -100,7 +109,9 @@ async def open_loop(name: str, rate: float, seconds: float, ask: Callable[[int],
         for number in range(round(rate * seconds)):
             due = started + number / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.create_task(one(number, due))
+            begun = time.perf_counter()
+            loop.late.append(begun - due)
+            tasks.create_task(one(number, begun))
     loop.seconds = time.perf_counter() - started
     loop.tell()
     return loop
@@ -138,7 +149,9 @@ async def followed(http: Connections, store: JobStore, job_id: str, load: Load) 
         await ready.acquire()
     started = time.perf_counter()
     for step in range(count):
-        await asyncio.sleep(max(0.0, started + step / load.events - time.perf_counter()))
+        due = started + step / load.events
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        loop.late.append(time.perf_counter() - due)
         await store.work.metrics(job_id, lease, step, count, {"sent": time.time()})
     _, late = await asyncio.wait(watching, timeout=30)
     for task in late:
@@ -254,6 +267,7 @@ async def measure(
         "sse_lost": lost,
         "predict_p99_ms": predicts.p(99),
         "failed": creates.failed + lists.failed + predicts.failed,
+        "sent_late_p99_ms": max(_percentile(loop.late, 99) for loop in (creates, lists, sse, predicts)),
     }
 
 
@@ -263,6 +277,8 @@ def main(
     """Measure; the last line is JSON."""
     load = Load(stored=100, seconds=2.0, watchers=20, adapted=5) if quick else Load()
     secret, port = Secrets.generate(), free_port()
+    gc.collect()
+    gc.freeze()  # modules stay: to look through them for garbage would make the callers late
     with tempfile.TemporaryDirectory(prefix="bench-server-") as place:
         redis = redis_server.start(Path(place) / "redis")
         environment = {

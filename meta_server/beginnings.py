@@ -1,4 +1,4 @@
-"""Has new jobs begun, beside the requests that made them. When the queue fails, the reaper does it later: the jobs are stored."""
+"""Has new jobs begun, beside the requests that made them. When the queue fails, the reaper does it later."""
 
 import asyncio
 

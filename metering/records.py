@@ -90,8 +90,8 @@ class Records:
         apis: Mapping[str, str],
         mark: IdempotencyMark | None,
         quota: str,
-    ) -> str:
-        """Store a queued record and return its id, or the id of what the same key and body made before.
+    ) -> tuple[str, str | None]:
+        """Store a queued record: its id and when (microseconds); or the id of what the same key and body made, and None.
 
         `quota`: the hash whose `running_jobs`, if it has it, says how many records of its `tenant` may be open.
         Raises `KeyReused`, `TooManyOpen`, `StoreUnavailable`.
@@ -115,7 +115,8 @@ class Records:
             raise KeyReused
         if verdict == b"full":
             raise TooManyOpen(rest[0])
-        return rest[0].decode() if verdict == b"exists" else record_id
+        told = rest[0].decode()
+        return (told, None) if verdict == b"exists" else (record_id, told)
 
     async def move(
         self,

@@ -86,6 +86,7 @@ class JobStore:
             api_keys[WEBHOOK] = webhook_secret(request.webhook)
             with store_errors():
                 await self._redis.sadd(keys.WEBHOOKS, job_id)  # first: a job that is listed and not made is struck off
+        budget = ledger_fields(request)
         record = {**found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
         apis = {
             api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
@@ -99,11 +100,11 @@ class JobStore:
                 seconds=IDEMPOTENCY_SECONDS,
             )
         try:
-            stored = await self._records.create(
+            stored, created = await self._records.create(
                 keys.records(job_id, tenant),
                 job_id,
                 record=record,
-                budget=ledger_fields(request),
+                budget=budget,
                 apis=apis,
                 mark=mark,
                 quota=keys.tenant(tenant),
@@ -112,7 +113,11 @@ class JobStore:
             raise _full(tenant, full) from None
         except KeyReused:
             raise ProblemError("key-reused", "send the same body again, or use another Idempotency-Key") from None
-        return await self.get(stored), stored == job_id
+        if created is None:
+            return await self.get(stored), False
+        record |= {"status": JobStatus.QUEUED, "created": created}
+        spent = budget_state({field.encode(): value.encode() for field, value in budget.items()})
+        return told_job(job_id, record, spent, apis, {}), True  # as it would be read, without asking Redis again
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""

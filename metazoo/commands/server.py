@@ -35,7 +35,8 @@ def server(
     served = create_app(Settings())
     gc.collect()
     gc.freeze()  # modules stay for good: to look through them again for garbage stopped all requests for 0.13 s each time
-    uvicorn.run(served, host=host, port=port, log_config=None, timeout_graceful_shutdown=5)
+    # no access log: /metrics counts requests, and a line each took longer than reading a job
+    uvicorn.run(served, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import anyio
 import pytest
@@ -18,13 +19,13 @@ class SlowQueue:
 
     def __init__(self, lost: int = 0) -> None:
         self.sent: list[list[str]] = []
-        self.begun = threading.Event()
+        self.begun = threading.Semaphore(0)
         self.let = threading.Event()
         self._lost = lost
 
     def begin(self, job_ids: list[str]) -> None:
         self.sent.append(job_ids)
-        self.begun.set()
+        self.begun.release()
         assert self.let.wait(60)
         if len(self.sent) <= self._lost:
             raise OperationalError("connection refused")
@@ -36,13 +37,11 @@ async def test_all_that_come_while_a_message_is_sent_go_in_the_next() -> None:
     names = [f"job_{number}" for number in range(100)]
     async with running(beginnings.run()):
         beginnings.add(names[0])
-        await anyio.to_thread.run_sync(queue.begun.wait, 60)
+        assert await anyio.to_thread.run_sync(partial(queue.begun.acquire, timeout=60))
         for name in names[1:]:
             beginnings.add(name)
         queue.let.set()
-        with anyio.fail_after(60):
-            while len(queue.sent) < 2:
-                await anyio.sleep(0.001)
+        assert await anyio.to_thread.run_sync(partial(queue.begun.acquire, timeout=60))
     assert queue.sent == [names[:1], names[1:]]
 
 
@@ -64,7 +63,6 @@ async def test_a_message_that_is_lost_holds_no_other_up() -> None:
     beginnings = Beginnings(queue)  # type: ignore[arg-type]
     async with running(beginnings.run()):
         for name in ("job_1", "job_2"):
-            queue.begun.clear()
             beginnings.add(name)
-            await anyio.to_thread.run_sync(queue.begun.wait, 60)
+            assert await anyio.to_thread.run_sync(partial(queue.begun.acquire, timeout=60))
     assert queue.sent == [["job_1"], ["job_2"]]  # the reaper begins the first
