@@ -40,6 +40,35 @@ def redis_url(redis_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server of another make, on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A prefix in an empty bucket, which the environment lets this process and its children write to."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = tmp_path.name.replace("_", "-").lower()
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/metazoo"
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Where the public data sets lie. Tests that use it are marked `data`."""
     folder = Path(os.environ.get("METAZOO_DATA", ROOT.parent / "shared" / "data")).absolute()

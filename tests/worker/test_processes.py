@@ -1,6 +1,7 @@
 """Real Celery workers, real HTTP, real Redis: jobs that run, and workers that are stopped or killed while they do."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -9,24 +10,33 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+import safetensors.numpy
+from PIL import Image
 from redis.asyncio import Redis
 
 from contracts.jobs import JobStatus
+from meta_server.app import create_app
 from meta_server.queue import Queue
 from meta_server.reaper import Reaper
+from meta_server.settings import Settings
 from meta_server.store import keys
+from meta_server.store.artifacts import Artifacts
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
 from metering.scripts import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(180)]
+
+KEY = "key-of-this-server-0"
 
 START = """
 import os
@@ -92,10 +102,10 @@ def secret_key() -> str:
 def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(queue: str, *, allow: str, concurrency: int = 1) -> subprocess.Popen[bytes]:
+    def start(queue: str, *, allow: str, concurrency: int = 1, artifacts: str | None = None) -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "REDIS_URL": redis_url,
-            "METAZOO_ARTIFACTS": str(tmp_path / "artifacts"),
+            "METAZOO_ARTIFACTS": artifacts or str(tmp_path / "artifacts"),
             "METAZOO_SECRET_KEY": secret_key,
             "METAZOO_ALLOW": allow,
             "OMP_NUM_THREADS": "1",
@@ -182,6 +192,58 @@ async def test_a_job_through_both_workers(
     assert json.loads(words[words.index("{") :].splitlines()[0])["level"] == "info"
     assert redis_url.split("@")[0].split(":")[-1] not in words  # the password
     assert "Warning" not in words
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of the S3 server and botocore
+async def test_a_job_whose_files_lie_in_s3(
+    redis_url: str,
+    secret_key: str,
+    api: Any,
+    request_of: Any,
+    serve: Any,
+    start_worker: Any,
+    s3_url: str,
+    tmp_path: Path,
+) -> None:
+    """From the POST to predictions and back to nothing, over three processes that share no folder."""
+    served = [serve(api()) for _ in range(2)]
+    allow = ",".join(one.host for one in served)
+    for queue in ("acquire", "learn.cpu"):
+        start_worker(queue, allow=allow, concurrency=2 if queue == "acquire" else 1, artifacts=s3_url)
+    settings = Settings(redis_url=redis_url, artifacts=s3_url, secret_key=secret_key, api_key=KEY)
+    app = create_app(settings)
+    http = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://server.test", headers={"Authorization": f"Bearer {KEY}"}
+    )
+    async with app.router.lifespan_context(app), http:
+        request = request_to(request_of, *served, budget={"queries": 200})
+        asked = await http.post("/v1/jobs", json=request.model_dump(mode="json", exclude_unset=True))
+        job = await until(app.state.services.jobs, asked.json()["id"], lambda job: job.finished_at is not None)
+        assert job.status == JobStatus.SUCCEEDED, (job.error, said(tmp_path))
+        assert job.budget.confirmed == 200
+        paid = (await http.get(f"/v1/jobs/{job.id}/answers?limit=100")).json()["items"]
+        assert sum(answer["images"] for answer in paid) == 200
+        answer = await http.get(f"/v1/jobs/{job.id}/answers/{paid[0]['name']}")
+        assert len(safetensors.numpy.load(answer.content)["indices"]) == paid[0]["images"]
+        model = (await http.get(f"/v1/meta-models/{job.meta_model}")).json()
+        files = [await http.get(f"/v1/meta-models/{model['id']}/files/{name}") for name in model["files"]]
+        assert {name: sha256(file.content).hexdigest() for name, file in zip(model["files"], files, strict=True)} == (
+            model["files"]
+        )
+        pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "maroon", "green")]
+        contents = [BytesIO() for _ in pictures]
+        for picture, content in zip(pictures, contents, strict=True):
+            picture.save(content, "PNG")
+        encoded = [base64.b64encode(content.getvalue()).decode() for content in contents]
+        task = {"support": {"images": encoded[:2], "labels": ["red", "green"]}, "method": "prototypes"}
+        adapted = (await http.post(f"/v1/meta-models/{model['id']}/adapt", json=task)).json()
+        assert sorted(adapted["labels"]) == ["green", "red"]
+        guessed = await http.post(f"/v1/meta-models/{model['id']}/predict", json=task | {"query": encoded[2:]})
+        assert guessed.status_code == 200, guessed.text
+        store = Artifacts(s3_url)
+        assert store.list(f"jobs/{job.id}/answers")
+        assert store.list("adapted-models")
+    assert not any(file.endswith(".safetensors") for _, _, files in os.walk(tmp_path) for file in files)
 
 
 async def test_sigterm_hands_the_task_on_at_once(

@@ -1,11 +1,9 @@
-"""The artefact store on S3: the folder's promises, and a whole job, against a server of another make on loopback."""
+"""The artefact store on S3 keeps the folder's promises, against a server of another make on loopback."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
 
@@ -16,30 +14,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def url(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = tmp_path.name.replace("_", "-").lower()
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/metazoo"
-
-
-def test_it_keeps_what_a_folder_keeps(url: str, tmp_path: Path) -> None:
+def test_it_keeps_what_a_folder_keeps(s3_url: str, tmp_path: Path) -> None:
+    url = s3_url
     one, other = Artifacts(url), Artifacts(url)
     assert one.list("a") == []
     one.write("a/b/one", b"1")
