@@ -1,6 +1,7 @@
 """What the server tells Prometheus beside its requests: how many jobs are where, what waits, what is loaded."""
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from fastapi import Request
@@ -9,11 +10,11 @@ from prometheus_client.metrics_core import Metric
 from redis.exceptions import RedisError
 
 from contracts.jobs import JobStatus
-from meta_server.queue import ACQUIRE_QUEUE, LEARN_QUEUE
+from meta_server.queue import ACQUIRE_QUEUE, GPU_QUEUE, LANES, LEARN_QUEUE
 from meta_server.services import Services
 from meta_server.store import keys
 
-QUEUES = (ACQUIRE_QUEUE, LEARN_QUEUE)
+QUEUES = {"acquire": (ACQUIRE_QUEUE, *LANES), LEARN_QUEUE: (LEARN_QUEUE,), GPU_QUEUE: (GPU_QUEUE,)}
 
 
 async def gauges(request: Request) -> Iterable[Metric]:
@@ -26,7 +27,7 @@ async def gauges(request: Request) -> Iterable[Metric]:
         async with redis.pipeline(transaction=False) as pipe:
             for status in JobStatus:
                 pipe.zcard(keys.JOBS_BY_STATUS + status)
-            for queue in QUEUES:
+            for queue in chain(*QUEUES.values()):
                 pipe.llen(queue)
             pipe.zcard(keys.META_MODELS)
             pipe.zcard(keys.ADAPTED_MODELS)
@@ -39,8 +40,9 @@ async def gauges(request: Request) -> Iterable[Metric]:
     for status, count in zip(JobStatus, counts, strict=False):
         jobs.add_metric([status], count)
     waiting = GaugeMetricFamily("metazoo_queue_tasks", "Tasks that no worker has taken.", labels=["queue"])
-    for queue, count in zip(QUEUES, counts[len(JobStatus) :], strict=False):
-        waiting.add_metric([queue], count)
+    lengths = iter(counts[len(JobStatus) :])
+    for name, queues in QUEUES.items():
+        waiting.add_metric([name], sum(next(lengths) for _ in queues))
     published = GaugeMetricFamily("metazoo_meta_models", "Meta-models published.", counts[-2])
     adapted = GaugeMetricFamily("metazoo_adapted_models", "Adapted models served.", counts[-1])
     return [up, loaded, jobs, waiting, published, adapted]

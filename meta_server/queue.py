@@ -1,6 +1,11 @@
-"""Sends work to the workers: Celery messages by task name that carry ids alone."""
+"""Sends work to the workers: Celery messages by task name that carry ids alone.
+
+Messages that ask APIs lie in lanes, one for each job but for chance, and workers take from one lane after the other: so a
+job of a hundred APIs does not keep one of two waiting.
+"""
 
 from collections.abc import Iterable, Sequence
+from zlib import crc32
 
 from celery import Celery
 
@@ -9,6 +14,7 @@ from meta_server.store.stored_job import LEARN, acquire_role
 BEGIN_TASK, ACQUIRE_TASK, PROBE_TASK = "worker.begin", "worker.acquire_api", "worker.probe"
 LEARN_TASK, NOTIFY_TASK = "worker.learn", "worker.notify"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
+LANES = tuple(f"{ACQUIRE_QUEUE}.{number}" for number in range(32))  # beside it, of the APIs to be asked
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
 
@@ -27,7 +33,7 @@ class Queue:
 
     def acquire(self, job_id: str, api_id: str) -> None:
         """Have one API asked."""
-        self._celery.send_task(ACQUIRE_TASK, args=[job_id, api_id], queue=ACQUIRE_QUEUE)
+        self._celery.send_task(ACQUIRE_TASK, args=[job_id, api_id], queue=lane_of(job_id))
 
     def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
         """Have the meta-model trained from what the APIs answered."""
@@ -58,15 +64,27 @@ class Queue:
             self.send(job_id, role)
 
     def waiting(self, role: str) -> int:
-        """How many messages wait in the role's queue. Blocks for a moment."""
-        with self._celery.connection_for_write() as connection, connection.channel() as channel:
-            return sum(int(channel.client.llen(queue)) for queue in queues_of(role))
+        """How many messages wait for the workers of a role. Blocks for a moment."""
+        queues = [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [ACQUIRE_QUEUE, *LANES]
+        with (
+            self._celery.connection_for_write() as connection,
+            connection.channel() as channel,
+            channel.client.pipeline(transaction=False) as pipe,
+        ):
+            for queue in queues:
+                pipe.llen(queue)
+            return sum(map(int, pipe.execute()))
 
     def close(self) -> None:
         """Close the connections."""
         self._celery.close()
 
 
-def queues_of(role: str) -> list[str]:
-    """Where a role's message may wait."""
-    return [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [ACQUIRE_QUEUE]
+def lane_of(job_id: str) -> str:
+    """Where the messages wait that ask a job's APIs."""
+    return LANES[crc32(job_id.encode()) % len(LANES)]
+
+
+def queues_of(job_id: str, role: str) -> list[str]:
+    """Where the message of a job's role may wait."""
+    return [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [lane_of(job_id)]

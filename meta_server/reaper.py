@@ -109,7 +109,7 @@ class Reaper:
             sent_fence, sent_at = sent or (0, now)
             lost_its_holder = fence > sent_fence
             silence = now - sent_at
-            if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(role)):
+            if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(job_id, role)):
                 log.info("sent_again", job_id=job_id, role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
                 await asyncio.to_thread(self._queue.send, job_id, role)
@@ -135,10 +135,10 @@ class Reaper:
         with store_errors():
             await self._redis.hset(keys.job(job_id, "sent"), role, json.dumps([fence, now]))
 
-    async def _waiting(self, role: str) -> bool:
-        """Whether messages wait in the role's queue: then this one may be among them."""
+    async def _waiting(self, job_id: str, role: str) -> bool:
+        """Whether messages wait where the role's does: then it may be among them."""
         with store_errors():
-            return any([await self._redis.llen(queue) for queue in queues_of(role)])
+            return any([await self._redis.llen(queue) for queue in queues_of(job_id, role)])
 
     async def _forget(self, job_id: str) -> None:
         with store_errors():

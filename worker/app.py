@@ -49,7 +49,12 @@ def create_app(settings: Settings) -> App:
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_SECONDS,
         # in all three places, or a task that takes longer is started two to four times over
         visibility_timeout=VISIBILITY_SECONDS,
-        broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+        # queues by turns, whatever their order: see `meta_server.queue`
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_SECONDS,
+            "queue_order_strategy": "round_robin",
+            "priority_steps": [0],
+        },
         result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
         broker_connection_retry_on_startup=True,
         # a task goes on over a lost broker connection: its lease says whether it may, and its redelivery sees the lease

@@ -34,10 +34,7 @@ def _plan(
     images: int | None, apis_per_image: int | None, queries: int, queries_per_api: int | None, apis: int, seed: int
 ) -> Plan:
     options = ProceduralQueries(images=images, apis_per_image=apis_per_image)
-    made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
-    for indices in made.assigned:
-        indices.setflags(write=False)  # all who ask get the same
-    return made
+    return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
 
 
 def queries_of(request: JobRequest, input_shape: tuple[int, int, int]) -> QuerySet:

@@ -38,6 +38,7 @@ def worker(
         os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu == "none" else gpu
     if os.environ.get("METAZOO_METRICS_PORT"):  # child processes count in files there; read as metrics are imported
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="metazoo-metrics-"))
+    from meta_server.queue import ACQUIRE_QUEUE, LANES
     from metazoo import logs
     from worker.app import start
     from worker.devices import queues
@@ -46,7 +47,7 @@ def worker(
     acquires = role is Role.ACQUIRE
     start(
         Settings(),
-        queues=["acquire"] if acquires else queues(),
+        queues=[ACQUIRE_QUEUE, *LANES] if acquires else queues(),
         name=name or role.value,
         concurrency=concurrency or (32 if acquires else 1),
         set_up_logging=logs.configure,

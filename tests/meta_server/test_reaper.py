@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from contracts.jobs import ApiProgress, Job, JobRequest, JobStatus
 from meta_server import reaper
+from meta_server.queue import lane_of
 from meta_server.reaper import Reaper
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
@@ -94,7 +95,7 @@ async def test_a_job_whose_worker_vanished_is_sent_again_within_90_seconds(
 async def test_a_message_that_died_with_its_worker_is_sent_again_although_others_wait(
     one: Reaper, queue: FakeQueue, redis: Any, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await redis.rpush("acquire", "another message")
+    await redis.rpush(lane_of(job.id), "another message")
     await one.round()
     await one.round()
     assert queue.sent == []
@@ -109,10 +110,10 @@ async def test_a_lost_message_is_sent_again_when_its_queue_is_empty(
     monkeypatch.setattr(reaper, "PATIENCE", -1.0)
     await one.round()
     assert queue.sent == []  # it was sent a moment ago
-    await redis.rpush("acquire", "another message")
+    await redis.rpush(lane_of(job.id), "another message")
     await one.round()
     assert queue.sent == []  # its message may be waiting still
-    await redis.delete("acquire")
+    await redis.delete(lane_of(job.id))
     await one.round()
     assert queue.sent == ["acquire:a0"]
 

@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 
 from contracts.jobs import JobStatus
 from meta_server.app import create_app
-from meta_server.queue import Queue
+from meta_server.queue import ACQUIRE_QUEUE, LANES, Queue, lane_of
 from meta_server.reaper import Reaper
 from meta_server.settings import Settings
 from meta_server.store import keys
@@ -44,7 +44,7 @@ os.environ["REMAP_SIGTERM"] = "SIGQUIT"
 from metazoo import logs
 from worker.app import start
 from worker.settings import Settings
-start(Settings(), queues=[{queue!r}], name={queue!r}, concurrency={concurrency}, set_up_logging=logs.configure)
+start(Settings(), queues={queues!r}, name={queue!r}, concurrency={concurrency}, set_up_logging=logs.configure)
 """
 
 
@@ -110,7 +110,8 @@ def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Ca
             "METAZOO_ALLOW": allow,
             "OMP_NUM_THREADS": "1",
         }
-        code = START.format(queue=queue, concurrency=concurrency)
+        queues = [ACQUIRE_QUEUE, *LANES] if queue == ACQUIRE_QUEUE else [queue]
+        code = START.format(queue=queue, queues=queues, concurrency=concurrency)
         with (tmp_path / f"{queue}-{len(started)}.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
         started.append(process)
@@ -244,6 +245,40 @@ async def test_a_job_whose_files_lie_in_s3(
         assert store.list(f"jobs/{job.id}/answers")
         assert store.list("adapted-models")
     assert not any(file.endswith(".safetensors") for _, _, files in os.walk(tmp_path) for file in files)
+
+
+async def test_a_large_job_keeps_no_small_one_waiting(
+    store: JobStore, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
+) -> None:
+    """One place, a job of 16 APIs in line, and then two of 2 APIs, by two tenants: they take turns from there on."""
+    order: list[str] = []
+
+    def telling(job: str) -> Any:
+        class Telling(api):
+            async def handle(self, request: httpx.Request) -> httpx.Response:
+                if request.url.path.endswith("/infer") and not self.charged:
+                    order.append(job)
+                return await super().handle(request)
+
+        return serve(Telling())
+
+    asked: dict[str, list[Served]] = {name: [] for name in ("large", "small", "other")}
+    jobs: dict[str, str] = {}
+    for name, tenant, apis in (("large", "a", 16), ("small", "a", 2), ("other", "b", 2)):
+        asked[name] = [telling(name) for _ in range(apis)]
+        while name not in jobs or len({lane_of(job_id) for job_id in jobs.values()}) < len(jobs):  # no chance in it
+            job, _ = await store.create(
+                request_to(request_of, *asked[name], budget={"queries": 16 * apis}), tenant=tenant
+            )
+            jobs[name] = job.id
+        queue.send_all(jobs[name], (await store.load(jobs[name])).due())
+    start_worker("acquire", allow=",".join(one.host for served in asked.values() for one in served))
+    for name in ("small", "other"):
+        await until(
+            store, jobs[name], lambda job: all(one.state == "done" for one in job.progress.per_api.values()), 60
+        )
+    began = order[: max(len(order) - order[::-1].index(name) for name in ("small", "other"))]
+    assert began.count("large") <= 4, order
 
 
 async def test_sigterm_hands_the_task_on_at_once(
