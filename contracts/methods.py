@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from contracts._base import Input, refuse
+from contracts._base import Input, Place, refuse
 
 Source = Literal["leaves", "objects", "spectra", "mixes"]
 """Kinds of procedural images; `dfml.procedural` makes them."""
@@ -48,14 +48,23 @@ class PqdOptions(ProceduralQueries):
         description="Probabilities are clamped from below at this before the log; rounded ones at half a unit at least.",
     )
     steps: int | None = Field(
-        None, ge=1, le=1_000_000, description="Optimiser steps. Default: 1500 up to 4096 images, then growing to 4000."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Optimiser steps. Default: 1500 for a small pool, 3000 from 512 images, 4000 from 16384.",
     )
     batch: int = Field(64, ge=4, le=4096, description="Images per optimiser step.")
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Peak of the one-cycle schedule. Default: 8e-3 for Conv4, 5e-3 for ResNets."
     )
-    weight_decay: float = Field(1e-3, ge=0, le=1, description="AdamW's weight decay.")
-    shift: int = Field(2, ge=0, le=16, description="Augmentation: random shift in pixels, both axes.")
+    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's weight decay.")
+    shift: int = Field(4, ge=0, le=16, description="Augmentation: random shift of up to so many pixels, both axes.")
+    scale: float = Field(
+        0.25,
+        ge=0,
+        le=0.9,
+        description="Augmentation: height and width changed at random by up to this part, each by itself.",
+    )
     flip: bool = Field(True, description="Augmentation: random horizontal flip.")
 
 
@@ -261,6 +270,11 @@ class BidfMkdOptions(Input):
         le=100_000,
         description="Gradient steps a recovered set. Default: 200, fewer where the budget is tight.",
     )
+    source: Literal["zeroth-order", "surrogate", "guided"] = Field(
+        "zeroth-order",
+        description="Where the gradient of an API's answer comes from: differences along random directions, a local network "
+        "taught by all its answers so far, which costs an image one query a step, or differences along both.",
+    )
     directions: int = Field(9, ge=1, le=10_000, description="Directions of a gradient estimate.")
     antithetic: bool = Field(
         False, description="Two queries a direction, both ways. Otherwise one, and one more for the image itself."
@@ -326,9 +340,18 @@ class BidfMkdOptions(Input):
     )
 
     @model_validator(mode="after")
-    def _frequencies_are_of_images(self) -> "BidfMkdOptions":
+    def _fit_together(self) -> "BidfMkdOptions":
+        found: list[tuple[Place, str]] = []
         if self.space == "latent" and self.frequencies is not None:
-            refuse("BidfMkdOptions", [(("frequencies",), "noise has no frequencies: set it to null in latent space")])
+            found.append((("frequencies",), "noise has no frequencies: set it to null in latent space"))
+        if self.source != "zeroth-order":
+            if self.space == "latent":
+                found.append((("space",), f"{self.source} gives gradients of images: set it to pixels"))
+            if self.antithetic:
+                found.append((("antithetic",), f"{self.source} has no pairs: turn it off"))
+            if self.orthogonal:
+                found.append((("orthogonal",), f"goes with zeroth-order alone, not with {self.source}: turn it off"))
+        refuse("BidfMkdOptions", found)
         return self
 
 

@@ -10,6 +10,7 @@ The service does the first three over HTTP, within a budget, and calls `distil` 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PqdOptions
-from dfml.augmentation import augment
+from dfml.augmentation import warp
 from dfml.memory import Answers
 from dfml.nets import Backbone, build
+from dfml.numerics.agreement import agreement, trust
 from dfml.numerics.distillation import (
     centre_by_group,
     cosines,
@@ -30,7 +32,7 @@ from dfml.numerics.distillation import (
 )
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
-from dfml.teachers import Teacher
+from dfml.teachers import Teacher, check_images
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -58,11 +60,13 @@ class Distilled:
 @dataclass(frozen=True)
 class _Targets:
     """answers: standardised logits (n, ways of all APIs); seen: 0/1, same shape, None where every API saw every image;
-    profile: probabilities less their mean over the pool, zero where not seen."""
+    profile: probabilities less their mean over the pool, zero where not seen, times the trust in their API;
+    trust: of the API of each entry (ways of all APIs,), None where all are trusted fully."""
 
     answers: Tensor
     seen: Tensor | None
     profile: Tensor
+    trust: Tensor | None
 
 
 def train(
@@ -75,11 +79,26 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    unlabelled: Tensor | None = None,
 ) -> Distilled:
-    """The whole method on teachers at hand. Asks them about `queries` images in all, at most."""
-    _, height, width = teachers[0].input_shape
-    planned = plan(options, queries=queries, queries_per_api=queries_per_api, apis=len(teachers), seed=seed)
-    images = torch.from_numpy(query_set(options.mixture, seed=seed, size=(height, width)).images(range(planned.images)))
+    """The whole method on teachers at hand. Asks them about `queries` images in all, at most.
+
+    unlabelled: images to ask about in place of those made from the seed, uint8 (n, 3, h, w): as many as the budget allows,
+    drawn at random, none twice; where there are fewer, each goes to more APIs. Raises ValueError where they do not fit.
+    """
+    shape = teachers[0].input_shape
+    within = partial(plan, queries=queries, queries_per_api=queries_per_api, apis=len(teachers), seed=seed)
+    planned = within(options)
+    if unlabelled is None:
+        images = torch.from_numpy(query_set(options.mixture, seed=seed, size=shape[1:]).images(range(planned.images)))
+    else:
+        check_images(unlabelled, shape)
+        if unlabelled.dtype != torch.uint8:
+            raise ValueError(f"unlabelled images are {unlabelled.dtype}: give uint8, which is what is asked about")
+        if planned.images > len(unlabelled):
+            planned = within(options.model_copy(update={"images": len(unlabelled)}))
+        drawn = torch.randperm(len(unlabelled), generator=torch.Generator().manual_seed(seed))[: planned.images]
+        images = unlabelled[drawn]
     return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)
 
 
@@ -106,7 +125,7 @@ def distil(
     on_step: OnStep | None = None,
     more: More | None = None,
 ) -> Distilled:
-    """Learn all answers jointly: AdamW on a one-cycle schedule, the labels of an image reused under flips and shifts.
+    """Learn all answers jointly: AdamW on a one-cycle schedule, answers reused under flips, shifts, stretches of their image.
 
     Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
     term before its weight. The same seed, answers, device and number of threads
@@ -137,7 +156,9 @@ def distil(
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
             order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
-        shown = augment(learned.images[chosen], flip=options.flip, shift=options.shift, generator=generator)
+        shown = warp(
+            learned.images[chosen], flip=options.flip, shift=options.shift, scale=options.scale, generator=generator
+        )
         answer_loss, relation_loss = losses(backbone(shown), head, learned.targets, chosen, learned.ways)
         loss = answer_loss + options.relation * relation_loss
         optimiser.zero_grad(set_to_none=True)
@@ -174,19 +195,23 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """The two terms of the loss on a batch: features (batch, d) of the pool's images `chosen` (batch,).
 
-    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes
+    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes, APIs weighted by trust
     relation: mean over i != j of (cos(f_i, f_j) - cos(P_i, P_j))^2 / Var, pairs weighted by how many answers they share
     """
     outputs = F.linear(features, centre_by_group(head.weight, ways), centre_by_group(head.bias, ways))
     seen = None if targets.seen is None else targets.seen[chosen]
-    answers = masked_mean_square(outputs - targets.answers[chosen], seen)
+    weight = seen
+    if targets.trust is not None:
+        weight = targets.trust.expand_as(outputs) if seen is None else seen * targets.trust
+    answers = masked_mean_square(outputs - targets.answers[chosen], weight)
     alike, shared = cosines(targets.profile[chosen], seen)
     return answers, relational(features, alike, None if seen is None else shared)
 
 
 def default_steps(images: int) -> int:
-    """1500 up to 4096 images, then in proportion up to 4000 at 16384."""
-    return round(1500 + 2500 * min(max((images - 4096) / (16384 - 4096), 0), 1))
+    """1500 up to 256 images, in proportion up to 3000 from 512 to 4096, and again up to 4000 at 16384."""
+    few, many = min(max(images / 256 - 1, 0), 1), min(max((images - 4096) / (16384 - 4096), 0), 1)
+    return round(1500 + 1500 * few + 1000 * many)
 
 
 def default_rate(config: BackboneConfig) -> float:
@@ -209,8 +234,13 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         seen.append(asked[:, None].float().expand_as(probabilities))
     mask = torch.cat(seen, 1)
     everyone = bool((mask == 1).all())
+    weights = trust(agreement(profiles, answers.asked[kept]))
+    by_entry = weights.repeat_interleave(torch.tensor(answers.ways))
     return _Targets(
-        torch.cat(logits, 1).to(device), None if everyone else mask.to(device), torch.cat(profiles, 1).to(device)
+        torch.cat(logits, 1).to(device),
+        None if everyone else mask.to(device),
+        (torch.cat(profiles, 1) * by_entry).to(device),
+        None if bool((weights == 1).all()) else by_entry.to(device),
     )
 
 

@@ -55,7 +55,7 @@ def centre_by_group(weights: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def masked_mean_square(difference: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of squares, over entries of weight 1 alone; `weight` None counts all of them."""
+    """Mean of squares, each entry counted as much as its weight in [0, 1] says; `weight` None counts all of them fully."""
     if weight is None:
         return difference.square().mean()
     return (difference.square() * weight).sum() / weight.sum().clamp_min(1)

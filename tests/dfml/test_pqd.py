@@ -141,6 +141,32 @@ def test_answers_that_come_later_are_taken_in(
         )
 
 
+@pytest.mark.parametrize(("queries", "each", "shown"), [(60, 3, 20), (300, 3, 40), (90, 1, 40)])
+def test_ones_own_images_can_be_asked_about(
+    teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig, queries: int, each: int, shown: int
+) -> None:
+    """40 of them: some, all, and all though the budget would have had more; none twice, none else."""
+    seen: list[Tensor] = []
+    for teacher in teachers:
+        answer = teacher.predict
+        teacher.predict = lambda asked, answer=answer: (seen.append(asked), answer(asked))[1]
+    pqd.train(
+        teachers, tiny, FEW.model_copy(update={"apis_per_image": each}), queries=queries, seed=0, unlabelled=images
+    )
+    counts = [(torch.cat(seen) == image).flatten(1).all(1).sum().item() for image in images]
+    assert sorted(counts) == [0] * (40 - shown) + [each] * shown
+    assert sum(counts) == sum(teacher.queries for teacher in teachers) <= queries
+
+
+def test_images_of_ones_own_that_do_not_fit_are_refused_before_anything_is_asked(
+    teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
+) -> None:
+    for wrong in (images[:, :, :8], images.float() / 255):
+        with pytest.raises(ValueError, match=r"send \(n, 3, 16, 16\)|give uint8"):
+            pqd.train(teachers, tiny, FEW, queries=60, seed=0, unlabelled=wrong)
+    assert not any(teacher.queries for teacher in teachers)
+
+
 def test_progress_is_reported_and_can_stop(teachers: list[ModuleTeacher], tiny: BackboneConfig) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -184,7 +210,7 @@ def test_a_resnet_learns_too(teachers: list[ModuleTeacher]) -> None:
 
 
 def test_default_steps_and_rates() -> None:
-    assert [pqd.default_steps(n) for n in (16, 4096, 10240, 16384, 10**6)] == [1500, 1500, 2750, 4000, 4000]
+    assert [pqd.default_steps(n) for n in (16, 384, 4096, 10240, 16384, 10**6)] == [1500, 2250, 3000, 3500, 4000, 4000]
     assert pqd.default_rate(BackboneConfig()) == 8e-3
     assert pqd.default_rate(BackboneConfig(backbone="resnet10")) == 5e-3
 
