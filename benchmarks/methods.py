@@ -10,8 +10,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any, Literal, get_args
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from api_zoo.inference import limited
 from contracts.meta_models import BackboneConfig, Evaluation
 from contracts.zoo import Manifest
 from dfml.datasets import Dataset, open_dataset
@@ -44,11 +45,22 @@ ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 Run = dict[str, Any]
 
 
+class Limited(ModuleTeacher):
+    """A teacher whose answers tell what a zoo's response policy lets through."""
+
+    def __init__(self, teacher: ModuleTeacher, policy: str) -> None:
+        super().__init__(teacher.module, ways=teacher.ways, input_shape=teacher.input_shape)
+        self._policy = policy
+
+    def predict(self, images: Tensor) -> Tensor:
+        return limited(super().predict(images), self._policy)
+
+
 @dataclass(frozen=True)
 class Bench:
     """What every run shares. `stated`: held-out accuracy of each teacher, as its host states it."""
 
-    teachers: list[ModuleTeacher]
+    teachers: Sequence[ModuleTeacher]
     stated: list[float]
     dataset: Dataset
     evaluation: Evaluation
@@ -157,6 +169,10 @@ def main(
     options: Annotated[str, typer.Option(help='JSON: options by method, {"free": {"epochs": 100}}.')] = "{}",
     budgets: Annotated[str, typer.Option(help="Comma list of images in all.")] = "1280,5120,20480,81920",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeded 0, 1, …")] = 3,
+    answers: Annotated[
+        str,
+        typer.Option(help="Comma list of response policies, round:2 or label; rows of their own but for the first."),
+    ] = "probabilities",
     minutes: Annotated[float, typer.Option(help="No new run begins after this; its row says not_run.")] = 60,
     adaptations: Annotated[
         str, typer.Option(help=f"Comma list of {', '.join(ADAPTATIONS)}; with more than one, transductive ones too.")
@@ -192,33 +208,44 @@ def main(
     random = bench.untrained()
     deadline = time.monotonic() + 60 * minutes
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["methods"] if keep else {}
-    for method in methods.split(","):
-        rows[method] = {}
-        for budget in map(int, budgets.split(",")) if method in METHODS and method not in WHITE_BOX else [None]:
-            runs = []
-            for seed in range(1 if method in (*BASELINES, *BOUNDS) else seeds):
-                if time.monotonic() > deadline:
-                    break
-                runs.append(bench.run(method, budget, seed, random))
-                told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
-                console.print(f"{method} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
-            rows[method][_budget_name(method, budget)] = _summary(runs) if runs else "not_run"
-    shots = [f"{number}shot" for number in bench.evaluation.shots]
-    result = {
-        "methods": rows,
-        "random": dict(zip(shots, random["logistic"].mean(1).tolist(), strict=True)),
-        "bounds": [name for name in rows if name in BOUNDS],
-        "device": device
-        if device != "cpu"
-        else f"{platform.machine()} CPU, {threads} threads, torch {torch.__version__}",
-        "teachers": f"{len(bench.teachers)} {manifest.backbone}-{manifest.width} on {manifest.dataset}",
-        "dataset": f"{dataset} {split}",
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    for policy in answers.split(","):
+        told_of = bench
+        if policy != "probabilities":
+            told_of = replace(bench, teachers=[Limited(teacher, policy) for teacher in bench.teachers])
+        for method in methods.split(","):
+            name = method if policy == "probabilities" else f"{method}, {policy}"
+            row = rows.setdefault(name, {})
+            for budget in map(int, budgets.split(",")) if method in METHODS and method not in WHITE_BOX else [None]:
+                runs = []
+                for seed in range(1 if method in (*BASELINES, *BOUNDS) else seeds):
+                    if time.monotonic() > deadline:
+                        break
+                    runs.append(told_of.run(method, budget, seed, random))
+                    told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
+                    console.print(f"{name} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
+                row[_budget_name(method, budget)] = _summary(runs) if runs else "not_run"
+                result = _result(bench, rows, random, f"{manifest.backbone}-{manifest.width} on {manifest.dataset}")
+                RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what was measured outlives what interrupts
     _plot(result)
     console.print(_table(result))
     typer.echo(json.dumps(result))
+
+
+def _result(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor], teachers: str) -> dict[str, Any]:
+    shots = [f"{number}shot" for number in bench.evaluation.shots]
+    machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return {
+        "methods": {name: dict(sorted(row.items(), key=_by_budget)) for name, row in rows.items()},
+        "random": dict(zip(shots, random["logistic"].mean(1).tolist(), strict=True)),
+        "bounds": [name for name in rows if name in BOUNDS],
+        "device": bench.device if bench.device != "cpu" else machine,
+        "teachers": f"{len(bench.teachers)} {teachers}",
+        "dataset": f"{bench.evaluation.dataset} {bench.evaluation.split}",
+    }
+
+
+def _by_budget(row: tuple[str, Any]) -> int:
+    return int(row[0]) if row[0].isdigit() else 0
 
 
 def _budget_name(method: str, budget: int | None) -> str:

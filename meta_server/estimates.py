@@ -67,7 +67,8 @@ def expected(method: str, queries: int) -> ExpectedAccuracy | None:
     None for a method that was not measured, and below half the smallest measured budget. Above the largest, the largest's.
     """
     measured = _measured()
-    rows = sorted(measured["methods"].get(method, {}).values(), key=lambda row: row["queries"])
+    told = [row for row in measured["methods"].get(method, {}).values() if row != "not_run" and row["queries"]]
+    rows = sorted(told, key=lambda row: row["queries"])
     if not rows or queries < rows[0]["queries"] / 2:
         return None
     at = min(max(queries, rows[0]["queries"]), rows[-1]["queries"])
@@ -77,7 +78,7 @@ def expected(method: str, queries: int) -> ExpectedAccuracy | None:
     part = math.log(at / low["queries"]) / span if span else 0.0
 
     def band(shots: str, sign: int) -> float:
-        edges = [row[shots] + sign * (row["interval"][shots] + row["seed_std"][shots]) for row in (low, high)]
+        edges = [row[shots] + sign * (row["interval"][shots] + (row["seed_std"][shots] or 0)) for row in (low, high)]
         return float(round(edges[0] + part * (edges[1] - edges[0]), 1))
 
     shots = [name for name in ("1shot", "5shot") if name in low]

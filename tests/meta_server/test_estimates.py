@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from contracts.estimates import EstimateRequest
 from contracts.jobs import JobRequest
+from meta_server import estimates
 from meta_server.estimates import estimate, expected
 from worker.queries import plan_of
 
@@ -69,6 +70,27 @@ def test_accuracy_is_what_was_measured_and_lies_between_in_between() -> None:
     assert expected("pqd", 10**8) == expected("pqd", max(map(int, rows)))
     assert expected("pqd", 10) is None
     assert expected("purer", 5120) is None
+
+
+def test_rows_without_queries_or_not_run_and_single_runs_tell_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "1shot": 40.0,
+        "5shot": 55.0,
+        "interval": {"1shot": 1.0, "5shot": 1.0},
+        "seed_std": {"1shot": None, "5shot": None},
+    }
+    told = {
+        **MEASURED,
+        "methods": {
+            "pqd": {"64": "not_run", "128": {**row, "queries": 128}},
+            "free": {"white-box": {**row, "queries": 0}},
+        },
+    }
+    monkeypatch.setattr(estimates, "_measured", lambda: told)
+    assert expected("free", 0) is None
+    found = expected("pqd", 128)
+    assert found is not None
+    assert (found.low["1"], found.high["1"]) == (39.0, 41.0)
 
 
 @pytest.mark.anyio
