@@ -24,15 +24,18 @@ from contracts.methods import BidfMkdOptions
 from contracts.zoo import Manifest
 from dfml.access import probe
 from dfml.datasets import open_dataset
+from dfml.methods.bidf_mkd import source
 from dfml.recovery import Recovery, recover
 from dfml.teachers import ModuleTeacher, load_teacher
-from dfml.visits import Plan, estimator_of
+from dfml.visits import Plan, step_cost
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "reference": {"directions": 100, "frequencies": None, "step": 0.005},
     "few": {"directions": 9, "frequencies": None},
     "low": {"directions": 9, "frequencies": 8},
     "low_orthogonal": {"directions": 9, "frequencies": 8, "antithetic": True, "orthogonal": True},
+    "surrogate": {"source": "surrogate"},
+    "guided": {"source": "guided", "directions": 8, "frequencies": 8},
     "latent": {"directions": 9, "frequencies": None, "space": "latent"},
 }
 
@@ -83,14 +86,15 @@ def _recovered(
     teacher: ModuleTeacher, options: BidfMkdOptions, budget: int, images: int, seed: int, device: str
 ) -> torch.Tensor | None:
     """Images (n, 3, h, w) for at most so many queries; None where not one iteration fits."""
-    iterations = (budget // (teacher.ways * images) - 1) // estimator_of(options).cost
+    iterations = (budget // (teacher.ways * images) - 1) // step_cost(options)
     if iterations < 1:
         return None
     random = torch.Generator().manual_seed(seed)
     unit = probe(teacher, random)
     spent = teacher.queries
     planned = Plan((0,), images, iterations, 0)
-    made = recover(Recovery(teacher, options, planned, unit, random, torch.device(device))).images
+    learned = source(teacher, options, unit, random)
+    made = recover(Recovery(teacher, options, planned, unit, random, torch.device(device), learned)).images
     assert teacher.queries - spent <= budget
     return made
 

@@ -84,16 +84,25 @@ def step_of(estimator: Estimator, unit: float | None, shape: tuple[int, int, int
     )
 
 
+def source_of(
+    teacher: Teacher,
+    options: GradientOptions,
+    unit: float | None,
+    *,
+    generator: torch.Generator,
+    eight_bit: bool = False,
+) -> Source:
+    """What says the gradients of a black box. unit: of its answers. eight_bit: it is shown images rounded so."""
+    estimator = Estimator(options.directions, antithetic=options.antithetic, frequencies=options.frequencies)
+    rounded = eight_bit or rounds_images(teacher)
+    step = options.step or step_of(estimator, unit, teacher.input_shape, eight_bit=rounded)
+    if options.source == "zeroth-order":
+        return ZerothOrder(estimator, step, generator)
+    copy = Surrogate(teacher.ways, teacher.input_shape, generator=generator)
+    return Guided(copy, estimator, step=step, generator=generator) if options.source == "guided" else copy
+
+
 def _asked(teacher: Teacher, options: GradientOptions, generator: torch.Generator) -> Asked:
     unit = probe(teacher, generator)
-    estimator = Estimator(options.directions, antithetic=options.antithetic, frequencies=options.frequencies)
-    rounded = rounds_images(teacher)
-    step = options.step or step_of(estimator, unit, teacher.input_shape, eight_bit=rounded)
-    source: Source
-    if options.source == "zeroth-order":
-        source = ZerothOrder(estimator, step, generator)
-    else:
-        source = Surrogate(teacher.ways, teacher.input_shape, generator=generator)
-        if options.source == "guided":
-            source = Guided(source, estimator, step=step, generator=generator)
+    source = source_of(teacher, options, unit, generator=generator)
     return Asked(teacher, source, floor=floor_of(unit, teacher.ways))

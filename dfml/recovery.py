@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from contracts.methods import BidfMkdOptions
 from dfml.access import floor_of, step_of
 from dfml.nets.generator import build_generator
+from dfml.numerics.gradient_sources import Asked, Source
 from dfml.numerics.inversion import likeness
 from dfml.numerics.zeroth_order import Estimator, surrogate
 from dfml.teachers import CHUNK, Teacher, rounds_images
@@ -25,7 +26,10 @@ class RecoveredSet:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What recovering a set of images from one API takes. `unit`: what its answers are rounded to; None: not rounded."""
+    """What recovering a set of images from one API takes. `unit`: what its answers are rounded to; None: not rounded.
+
+    `source`: where gradients come from and what it has learned of this API so far; None: `options`' zeroth-order estimator.
+    """
 
     teacher: Teacher
     options: BidfMkdOptions
@@ -33,6 +37,7 @@ class Recovery:
     unit: float | None
     generator: torch.Generator
     device: torch.device
+    source: Source | None = None
 
     @property
     def estimator(self) -> Estimator:
@@ -58,12 +63,29 @@ class Recovery:
         return self.teacher.predict(images.cpu()).to(self.device)
 
 
+class _Shown:
+    """The API of a recovery as it is asked there: images rounded to 8 bits, if so."""
+
+    def __init__(self, recovery: Recovery) -> None:
+        self.ways, self.input_shape = recovery.teacher.ways, recovery.teacher.input_shape
+        self._recovery = recovery
+
+    @property
+    def queries(self) -> int:
+        return self._recovery.teacher.queries
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self._recovery.ask(images).cpu()
+
+
 def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: float = 0.0) -> RecoveredSet:
     """Images that the API takes for each of its classes: zeroth-order inversion through a fresh generator.
 
     Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x)) + diversity likeness(x, y)` over `x = G(z, y)` in G and z, by
     Adam on the estimated gradient with respect to x, carried on to G and z by the chain rule. In latent space the gradient
     with respect to z is estimated, through G as it was drawn, and z alone is learned.
+
+    With a source of gradients the loss is differentiated through the API's answers as the source says (`gradient_sources`).
 
     Costs `ways images (iterations c + 1)` queries; the last one an image is the answer that distillation needs.
     """
@@ -80,25 +102,34 @@ def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: f
     learned = [z] if options.space == "latent" else [*net.parameters(), z]
     optimiser = torch.optim.Adam(learned, lr=options.generator_rate, betas=(0.5, 0.999))
 
-    def of_images(images: Tensor) -> Tensor:  # (k, n, 3, h, w) -> (k, n)
-        answers = recovery.ask(images.flatten(0, 1)).view(len(images), len(labels), teacher.ways)
+    def of_answers(answers: Tensor, images: Tensor) -> Tensor:  # (k, n, ways), (k, n, 3, h, w) -> (k, n)
         wanted = answers.gather(2, labels.expand(len(images), -1)[..., None])[..., 0]
         loss: Tensor = -wanted.clamp_min(recovery.floor).log()
         if student is not None and boundary:
             loss = loss + boundary * boundary_loss(answers, _probabilities(student, images, teacher.ways))
         return loss
 
+    def of_images(images: Tensor) -> Tensor:  # (k, n, 3, h, w) -> (k, n)
+        with torch.no_grad():
+            answers = recovery.ask(images.flatten(0, 1)).view(len(images), len(labels), teacher.ways)
+            return of_answers(answers, images)
+
     def of_noise(variants: Tensor) -> Tensor:  # (k, n, latent) -> (k, n)
         return of_images(torch.stack([net(variant, labels) for variant in variants]))
 
+    met = None if recovery.source is None else Asked(_Shown(recovery), recovery.source, floor=recovery.floor)
     for _ in range(recovery.plan.iterations):
         images = net(z, labels)
-        points = z if options.space == "latent" else images
-        loss = of_noise if options.space == "latent" else of_images
-        estimate = recovery.estimator.estimate(loss, points, step=recovery.step, generator=recovery.generator)
+        if met is not None:
+            told = met.logits(images.cpu()).to(device).exp()
+            inversion = of_answers(told[None], images[None]).sum()
+        else:
+            points = z if options.space == "latent" else images
+            loss = of_noise if options.space == "latent" else of_images
+            estimate = recovery.estimator.estimate(loss, points, step=recovery.step, generator=recovery.generator)
+            inversion = surrogate(points, estimate.gradient)
         optimiser.zero_grad(set_to_none=True)
-        apart = options.diversity * likeness(images, labels)
-        torch.autograd.backward(surrogate(points, estimate.gradient) / len(labels) + apart)
+        torch.autograd.backward(inversion / len(labels) + options.diversity * likeness(images, labels))
         optimiser.step()
     with torch.no_grad():
         images = net(z, labels)
@@ -117,8 +148,7 @@ def boundary_loss(answers: Tensor, student: Tensor) -> Tensor:
 
 
 def _probabilities(student: nn.Module, images: Tensor, ways: int) -> Tensor:
-    """Images (k, n, 3, h, w) -> probabilities (k, n, ways), without a graph."""
-    with torch.no_grad():
-        parts = torch.split(images.flatten(0, 1).clamp(0, 1), CHUNK)
-        logits = torch.cat([student(part)[:, :ways] for part in parts])
+    """Images (k, n, 3, h, w) -> probabilities (k, n, ways), differentiable to the images."""
+    parts = torch.split(images.flatten(0, 1).clamp(0, 1), CHUNK)
+    logits = torch.cat([student(part)[:, :ways] for part in parts])
     return logits.softmax(-1).view(*images.shape[:2], ways)

@@ -20,7 +20,7 @@ SPEND_BY = 0.5
 class Plan:
     """`visits`: which API is visited, in order. `images`: of a class, in each of a visit's two sets. `queries`: all it costs.
 
-    A visit to an API of `ways` classes costs `2 ways images (iterations c + 1)`, c being `Estimator.cost`; the first one to an
+    A visit to an API of `ways` classes costs `2 ways images (iterations c + 1)`, c being `step_cost`; the first one to an
     API `PROBE` more.
     """
 
@@ -40,9 +40,16 @@ def estimator_of(options: BidfMkdOptions) -> Estimator:
     )
 
 
+def step_cost(options: BidfMkdOptions) -> int:
+    """Queries of an image in one iteration: its loss and the gradient of it."""
+    if options.source == "surrogate":
+        return 1
+    return options.directions + 2 if options.source == "guided" else estimator_of(options).cost
+
+
 def visit_cost(options: BidfMkdOptions, *, ways: int, images: int, iterations: int) -> int:
     """Queries of a visit, without the probe: support and query set, `ways images (iterations c + 1)` each."""
-    return 2 * ways * images * (iterations * estimator_of(options).cost + 1)
+    return 2 * ways * images * (iterations * step_cost(options) + 1)
 
 
 def plan(options: BidfMkdOptions, *, queries: int, queries_per_api: int | None, ways: Sequence[int], seed: int) -> Plan:

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
-from contracts.methods import BidfMkdOptions
-from dfml.access import probe
+from contracts.methods import BidfMkdOptions, GradientOptions
+from dfml.access import probe, source_of
 from dfml.nets import Backbone
 from dfml.nets.learner import Learner, build_learner
 from dfml.numerics.distillation import divergence, divergence_as_released
+from dfml.numerics.gradient_sources import Source
 from dfml.numerics.inner_loop import Call, Parameters, adapt, set_running_statistics
 from dfml.numerics.meta_learners import Functional, functional_learner, task_loss
 from dfml.recovery import RecoveredSet, Recovery, recover
@@ -80,7 +81,9 @@ def train(
     functions = functional_learner(student)
     optimiser = torch.optim.Adam(student.parameters(), lr=options.learning_rate)
     memory, plateau = TaskMemory(options.memory), Plateau(options.patience)
-    units: dict[int, float | None] = {}
+    met: dict[
+        int, tuple[float | None, Source | None]
+    ] = {}  # what each API's answers are rounded to, and what was learned
     boundary_from = options.updates // 15 if options.boundary_from is None else options.boundary_from
     deadlines = visit_deadlines(len(planned.visits), options.updates)
     done, spent, history = 0, 0, []
@@ -93,9 +96,12 @@ def train(
                 api = planned.visits[done]
                 teacher = teachers[api]
                 before = teacher.queries
-                if api not in units:
-                    units[api] = probe(teacher, generator)
-                recovery = Recovery(teacher, options, planned, units[api], generator, torch.device(device))
+                if api not in met:
+                    unit = probe(teacher, generator)
+                    met[api] = unit, source(teacher, options, unit, generator)
+                recovery = Recovery(
+                    teacher, options, planned, met[api][0], generator, torch.device(device), met[api][1]
+                )
                 boundary = options.boundary if update >= boundary_from else 0.0
                 loss, accuracy, sets = visit(student, functions, recovery, boundary=boundary)
                 for one in sets:
@@ -162,6 +168,16 @@ def replay(learner: Functional, task: Task, options: BidfMkdOptions) -> tuple[Te
         lr=options.inner_rate,
         second_order=options.second_order,
     )
+
+
+def source(teacher: Teacher, options: BidfMkdOptions, unit: float | None, generator: torch.Generator) -> Source | None:
+    """A surrogate that stays with its API from visit to visit; None for the zeroth-order estimator, which learns nothing."""
+    if options.source == "zeroth-order":
+        return None
+    asked = GradientOptions(
+        source=options.source, directions=options.directions, frequencies=options.frequencies, step=options.step
+    )
+    return source_of(teacher, asked, unit, generator=generator, eight_bit=options.eight_bit)
 
 
 class Plateau:

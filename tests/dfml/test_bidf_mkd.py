@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from contracts.meta_models import BackboneConfig
@@ -59,6 +61,17 @@ class Painted:
         return answers if self.decimals is None else answers.round(decimals=self.decimals)
 
 
+class Wide(Painted):
+    """Large enough for a surrogate. `rounded`: whether all it was shown had 8 bits."""
+
+    input_shape = (3, 16, 16)
+    rounded = True
+
+    def predict(self, images: Tensor) -> Tensor:
+        self.rounded &= torch.allclose((images * 255).round() / 255, images, atol=1e-6)
+        return super().predict(images)
+
+
 def recovery(teacher: object, options: BidfMkdOptions, *, seed: int = 0, unit: float | None = None) -> Recovery:
     planned = Plan((0,), options.images_per_class or 2, options.iterations or 2, 0)
     generator = torch.Generator().manual_seed(seed)
@@ -86,6 +99,36 @@ def test_a_set_costs_what_the_formula_says(antithetic: bool, directions: int, sp
     assert found.images.shape == (6, 3, 8, 8)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(found.answers, teacher.predict(found.images))
+
+
+@pytest.mark.parametrize(("source", "cost", "eight_bit"), [("surrogate", 1, False), ("guided", 4, True)])
+def test_a_set_by_a_surrogate_costs_what_the_formula_says_and_finds_its_classes(
+    source: str, cost: int, eight_bit: bool
+) -> None:
+    teacher, iterations = Wide(), 8
+    change = {"source": source, "antithetic": False, "eight_bit": eight_bit, "step": 0.5, "generator_rate": 0.05}
+    options = SMALL.model_copy(update={"images_per_class": 3, "iterations": iterations, **change})
+    told = recovery(teacher, options)
+    found = recover(replace(told, source=bidf_mkd.source(teacher, options, None, told.generator)))
+    assert teacher.queries == 3 * 3 * (cost * iterations + 1)
+    assert 2 * teacher.queries == visit_cost(options, ways=3, images=3, iterations=iterations)
+    assert (found.answers.argmax(-1) == found.labels).float().mean() > 0.7
+    assert teacher.rounded == eight_bit
+
+
+def test_a_surrogate_learns_from_visit_to_visit(tiny: BackboneConfig, teachers: list[ModuleTeacher]) -> None:
+    options = BidfMkdOptions.model_validate(
+        {**SMALL.model_dump(), "source": "surrogate", "antithetic": False, "updates": 2}
+    )
+    one, two = (bidf_mkd.train(teachers[:2], tiny, options, queries=150, seed=0) for _ in range(2))
+    assert sum(teacher.queries for teacher in teachers) == 2 * one.plan.queries <= 300
+    assert all(torch.equal(tensor, weights(two.backbone)[name]) for name, tensor in weights(one.backbone).items())
+
+
+def test_what_a_surrogate_cannot_do_is_refused_whole() -> None:
+    with pytest.raises(ValidationError) as refused:
+        BidfMkdOptions(source="guided", antithetic=True, orthogonal=True, space="latent", frequencies=None)
+    assert {error["loc"] for error in refused.value.errors()} == {("space",), ("antithetic",), ("orthogonal",)}
 
 
 @pytest.mark.parametrize(
