@@ -28,6 +28,8 @@ from metering.gate import Admission, Limits
 from metering.scripts import StoreUnavailable
 
 UNCHARGED = "nothing was charged"
+REVOKED = "the key was revoked: ask the host for a new one"
+EXPIRED = "the key has expired: ask the host for a new one"
 QUICK = 2**16  # bytes of a body that is read faster than another thread is woken
 BUSY_SECONDS = 1  # to wait after the zoo was too slow
 
@@ -170,9 +172,9 @@ async def admit(
     try:
         return await metered.admit(caller, model=model, images=images, idempotency_key=idempotency_key, digest=digest)
     except gate.KeyRevoked:
-        raise unauthorised("the key was revoked: ask the host for a new one") from None
+        raise unauthorised(REVOKED) from None
     except gate.KeyExpired:
-        raise unauthorised("the key has expired: ask the host for a new one") from None
+        raise unauthorised(EXPIRED) from None
     except gate.ModelForbidden:
         detail = f"the key may not use {model}: POST /v2/repository/index lists what it may"
         raise ProblemError("forbidden", detail) from None

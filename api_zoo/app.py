@@ -11,9 +11,12 @@ from starlette.middleware import Middleware
 from api_zoo import routes
 from api_zoo.inference import Model
 from api_zoo.lane import LanedApp
+from api_zoo.routes.access import authenticate
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
 from edge import errors, metrics, openapi
+from edge.failures import Failures
+from edge.gatekeeper import Gatekeeper
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 from metering.gate import Gate
 
@@ -41,6 +44,7 @@ def create_app(
         [
             Middleware(RequestId),
             Middleware(metrics.Measure, metrics=counters),
+            Middleware(Gatekeeper, authenticate=authenticate),
             Middleware(BodyDeadline, seconds=settings.body_seconds),
             Middleware(BodyLimit, most=settings.max_body),
             Middleware(Decompress, most=settings.max_body),  # innermost: the others see the body as it was sent
@@ -53,6 +57,7 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json says the same
         redoc_url=None,
     )
+    app.state.failures = Failures()
     app.include_router(routes.root)
     errors.install(app)
     metrics.tell(app, counters)

@@ -9,13 +9,15 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from edge import errors, metrics, openapi
+from edge.failures import Failures
+from edge.gatekeeper import Gatekeeper
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
 from meta_server import dashboard, routes
-from meta_server.gatekeeper import Gatekeeper
+from meta_server.audit import Audit
 from meta_server.gauges import gauges
 from meta_server.queue import Queue
 from meta_server.routes import hosted
-from meta_server.routes.access import Failures
+from meta_server.routes.access import authenticate
 from meta_server.services import open_services
 from meta_server.session import Sessions
 from meta_server.settings import Settings
@@ -49,7 +51,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.add_middleware(Decompress, most=settings.max_body)  # innermost: the others see the body as it was sent
     app.add_middleware(BodyLimit, most=settings.max_body)
     app.add_middleware(BodyDeadline)
-    app.add_middleware(Gatekeeper)
+    app.add_middleware(Audit)
+    app.add_middleware(Gatekeeper, authenticate=authenticate)
     metrics.install(app, "server", gauges)
     app.add_middleware(RequestId)  # added last, so it is the outermost
     openapi.install(app)

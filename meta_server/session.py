@@ -11,9 +11,10 @@ from cryptography.fernet import Fernet, InvalidToken
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edge.gatekeeper import SAFE
+
 COOKIE = "metazoo_session"
 SECONDS = 12 * 3600
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Sessions:

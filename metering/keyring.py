@@ -9,6 +9,7 @@ import math
 import re
 import secrets
 import string
+import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -30,6 +31,7 @@ FIELDS = (
 )  # fmt: skip
 EPOCH = date(1970, 1, 1)
 CALLERS = 10_000  # remembered
+STANDING_SECONDS = 1.0  # for which it is taken that a key was not revoked, until it is charged
 FULL_REQUEST = 1024  # images; a burst that is not stated holds at least this many
 
 
@@ -68,10 +70,13 @@ class CannotTopUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is, and what that key may ask: what never changes of a key. The rest is the gate's to decide."""
+    """Whose request it is, what that key may ask, and how it stood a moment ago. The gate, which charges, has the last word."""
 
     id: str
     models: frozenset[str] | None  # None: every model
+    expires: float | None  # seconds since the epoch
+    revoked: bool
+    seen: float  # on the monotonic clock
 
 
 class Keyring:
@@ -116,16 +121,18 @@ class Keyring:
     async def recognise(self, secret: str) -> Caller | None:
         """Whose secret this is, also when the key was revoked or has expired; None for any other.
 
-        Asks Redis the first time alone: what follows must pass the gate, which knows how the key stands. Raises
-        `StoreUnavailable`.
+        Asks Redis once in `STANDING_SECONDS`, and never again about a revoked key. Raises `StoreUnavailable`.
         """
         digest = sha256(secret.encode()).digest()
         caller = self._callers.get(digest)
-        if caller is None:
+        now = time.monotonic()
+        if caller is None or (now - caller.seen > STANDING_SECONDS and not caller.revoked):
             key = await self.authenticate(secret)
             if key is None:
                 return None
-            caller = Caller(key.id, None if key.models is None else frozenset(key.models))
+            models = None if key.models is None else frozenset(key.models)
+            expires = None if key.expires_at is None else key.expires_at.timestamp()
+            caller = Caller(key.id, models, expires, key.revoked, now)
             self._callers[digest] = caller
             if len(self._callers) > CALLERS:
                 self._callers.popitem(last=False)

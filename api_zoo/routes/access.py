@@ -4,22 +4,27 @@ A server that hosts other models than a folder's puts its own answers to these q
 the rest.
 """
 
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Annotated
 
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api_zoo.answering import unauthorised
+from api_zoo.answering import EXPIRED, REVOKED, unauthorised
 from api_zoo.inference import Model
 from api_zoo.services import Services
 from contracts.problems import ProblemError
 from contracts.zoo import Key
+from edge.failures import Failures
 from metering.keyring import Caller
 
 SEND_A_KEY = "send a key of this zoo as Authorization: Bearer mz_…"
+SEND_THE_ADMIN_KEY = "send the zoo's admin key as Authorization: Bearer KEY"
 _bearer = HTTPBearer(auto_error=False, description="An API key of this zoo: mz_ID_SECRET.")
 
 Asking = tuple[Services, Caller | Key, Model]
@@ -56,6 +61,60 @@ async def services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services)]
 
 
+def refused(request: Request, why: str) -> ProblemError:
+    """The 401 to a key that may not be used. Raises 429 once too many came from the same address."""
+    failures: Failures = request.app.state.failures
+    failures.count(request)
+    return unauthorised(why)
+
+
+async def authenticate(request: Request) -> None:
+    """Refuses, before its body is read, a request without a key that stands; below `/admin` that is the host's key.
+
+    How a caller's key stands is known as of a second ago; the gate looks again when it charges.
+    """
+    if request.scope["path"].startswith("/admin/"):
+        administrator(request)
+    else:
+        await recognised(request)
+
+
+def bearer(request: Request) -> str | None:
+    """The key that was sent, if one was."""
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    return sent.strip() if scheme.lower() == "bearer" else None
+
+
+def administrator(request: Request) -> None:
+    """Refuses callers without the admin key; takes as long for one that is nearly right."""
+    zoo: Services = request.app.state.services
+    sent, wanted = bearer(request), zoo.settings.admin_key.get_secret_value()
+    if sent is None:
+        raise unauthorised(SEND_THE_ADMIN_KEY)
+    if not secrets.compare_digest(sha256(sent.encode()).digest(), sha256(wanted.encode()).digest()):
+        raise refused(request, SEND_THE_ADMIN_KEY)
+
+
+async def recognised(request: Request) -> Caller:
+    """Whose key was sent; looked up once a request. Raises 401 for any that may not be used, 429 after too many."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    zoo: Services = request.app.state.services
+    sent = bearer(request)
+    if sent is None:
+        raise unauthorised(SEND_A_KEY)
+    caller = await zoo.keyring.recognise(sent)
+    if caller is None:
+        raise refused(request, SEND_A_KEY)
+    if caller.revoked:
+        raise refused(request, REVOKED)
+    if caller.expires is not None and caller.expires <= time.time():
+        raise refused(request, EXPIRED)
+    request.state.caller = caller
+    return caller
+
+
 Sent = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
@@ -63,13 +122,15 @@ async def key_of(request: Request, services: ServicesDep, sent: Sent) -> Key:
     """The caller's key. Raises 401 for any that may not be used."""
     if other := host(request):
         return await other.key_of(request)
-    key = None if sent is None else await services.keyring.authenticate(sent.credentials)
-    if key is None:
+    if sent is None:
         raise unauthorised(SEND_A_KEY)
+    key = await services.keyring.authenticate(sent.credentials)
+    if key is None:
+        raise refused(request, SEND_A_KEY)
     if key.revoked:
-        raise unauthorised("the key was revoked: ask the host for a new one")
+        raise refused(request, REVOKED)
     if key.expires_at is not None and key.expires_at <= datetime.now(UTC):  # the gate decides by Redis's clock again
-        raise unauthorised("the key has expired: ask the host for a new one")
+        raise refused(request, EXPIRED)
     return key
 
 
@@ -105,12 +166,9 @@ async def names_of(request: Request, services: ServicesDep, sent: Sent) -> list[
 
 
 async def asking(request: Request) -> Asking:
-    """What `infer` is given for a folder's models. How the key stands is left to the gate, which looks when it charges."""
+    """What `infer` is given for a folder's models."""
     zoo: Services = request.app.state.services
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    caller = await zoo.keyring.recognise(secret) if scheme.lower() == "bearer" else None
-    if caller is None:
-        raise unauthorised(SEND_A_KEY)
+    caller = await recognised(request)
     return zoo, caller, found(zoo, caller, request.path_params["model"])
 
 

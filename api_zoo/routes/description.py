@@ -25,7 +25,7 @@ _PROBLEM_TEXTS = {
     413: "More than will ever be accepted; `max_images` says how many images are.",
     415: "The body is neither JSON nor raw tensors, or is compressed as neither gzip nor deflate.",
     422: "The request is invalid: `errors` names every fault. Or the idempotency key came with another body before.",
-    429: "Too fast; `Retry-After` says when to try again.",
+    429: "Too fast, or too many wrong keys came from this address; `Retry-After` says when to try again.",
     500: "A fault of the server; nothing was charged.",
     503: "Redis is not reachable; nothing was answered.",
 }

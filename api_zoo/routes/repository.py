@@ -65,16 +65,20 @@ async def ready(services: ServicesDep) -> ReadyStatus:
     return ReadyStatus(ready=True)
 
 
-@router.post("/repository/index", summary="The models that the key may use", responses=problems(400, 401, 422, 503))
+@router.post(
+    "/repository/index", summary="The models that the key may use", responses=problems(400, 401, 422, 429, 503)
+)
 async def index(names: NamesDep, wanted: IndexRequest | None = None) -> list[IndexEntry]:
     return [IndexEntry(name=name) for name in names]
 
 
-@router.get("/models/{model}", summary="What a model takes and gives", responses=problems(401, 403, 404, 503))
+@router.get("/models/{model}", summary="What a model takes and gives", responses=problems(401, 403, 404, 429, 503))
 async def model_metadata(services: ServicesDep, model: ModelDep) -> ModelMetadata:
     return model.metadata(services.settings.max_images)
 
 
-@router.get("/models/{model}/ready", summary="Whether a model can be asked", responses=problems(401, 403, 404, 503))
+@router.get(
+    "/models/{model}/ready", summary="Whether a model can be asked", responses=problems(401, 403, 404, 429, 503)
+)
 async def model_ready(model: ModelDep) -> ModelReady:
     return ModelReady(name=model.name, ready=True)

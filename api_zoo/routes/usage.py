@@ -9,6 +9,6 @@ from contracts.zoo import Usage
 router = APIRouter(prefix="/v1", tags=["Keys"])
 
 
-@router.get("/usage", summary="What the key has used", responses=problems(401, 503))
+@router.get("/usage", summary="What the key has used", responses=problems(401, 429, 503))
 async def usage(services: ServicesDep, key: KeyDep) -> Usage:
     return await services.keyring.usage(key.id)

@@ -22,7 +22,7 @@ _WEIGHTS: Responses = {
     "/models/{model}/weights",
     summary="A model's weights, where its host publishes them",
     response_class=Response,
-    responses=_WEIGHTS | problems(401, 403, 404, 503),
+    responses=_WEIGHTS | problems(401, 403, 404, 429, 503),
 )
 async def published_weights(model: ModelDep) -> Response:
     if model.published is None:

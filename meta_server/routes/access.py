@@ -5,8 +5,6 @@ What belongs to another tenant is not there.
 """
 
 import secrets
-import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
@@ -16,8 +14,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from contracts.access import DEFAULT_TENANT, Role
 from contracts.problems import ProblemError
+from edge.failures import Failures
+from edge.gatekeeper import SAFE
 from meta_server.services import Services
-from meta_server.session import SAFE, Sessions, forged
+from meta_server.session import Sessions, forged
 from meta_server.store import keys
 
 _bearer = HTTPBearer(auto_error=False, description="A key of the server.")
@@ -30,28 +30,6 @@ class Caller:
     tenant: str
     role: Role
     key: str  # its id; `settings` for the server's own
-
-
-class Failures:
-    """Counts callers' wrong keys: more than `most` in `seconds` from one address are answered 429, whatever they say."""
-
-    def __init__(self, *, most: int = 30, seconds: float = 60.0, addresses: int = 10_000) -> None:
-        self._most, self._seconds, self._addresses = most, seconds, addresses
-        self._counted: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> how many, since when
-
-    def count(self, address: str) -> None:
-        """One more from `address`. Raises `ProblemError` (`rate-limited`) when they are too many."""
-        now = time.monotonic()
-        count, since = self._counted.pop(address, (0, now))
-        if now - since >= self._seconds:
-            count, since = 0, now
-        self._counted[address] = (count + 1, since)
-        if len(self._counted) > self._addresses:
-            self._counted.popitem(last=False)
-        if count >= self._most:
-            wait = max(1, round(self._seconds - (now - since)))
-            detail = f"too many wrong keys from this address: wait {wait} s, and send the right one"
-            raise ProblemError("rate-limited", detail, headers={"Retry-After": str(wait)})
 
 
 def services(request: Request) -> Services:
@@ -96,7 +74,7 @@ async def caller_of(request: Request, key: str | None) -> Caller:
         if found is not None:
             return Caller(found.tenant, found.role, found.id)
         failures: Failures = request.app.state.failures
-        failures.count(request.client.host if request.client else "")
+        failures.count(request)
     detail = "send a key of the server as Authorization: Bearer KEY"
     raise ProblemError("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.jobs import JobError
 from contracts.problems import URN
-from meta_server.routes.access import Failures
+from edge.failures import Failures
 from meta_server.services import Services
 from metering.ledger import Chunk, Outcome, QuotaReached
 
