@@ -1,8 +1,10 @@
 """Errors of pages are pages; errors of the REST interface stay problem documents."""
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from contracts.problems import ProblemError
 from edge import errors
 from meta_server.dashboard.look import page
 
@@ -17,4 +19,6 @@ async def answer(request: Request, error: Exception) -> Response:
     if told.problem.status == 401 and request.method == "GET":
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(request.url_for("sign_in").include_query_params(to=request.url.path + query), 303)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        told = ProblemError("not-found", f"no page is at {request.url.path}: check the address")
     return page(request, "error.html", status=told.problem.status, headers=told.headers, problem=told.problem)

@@ -24,7 +24,7 @@ _LABELS = {
     "min_apis": "Least APIs",
     "acquire_deadline": "Seconds for answers",
     "image_size": "Size of the images",
-    "webhook.url": "URL",
+    "webhook.url": "Address",
     "webhook.secret": "Secret",
 }
 _KEY_LABELS = {

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from contracts.access import Role
@@ -121,6 +122,19 @@ def query(parts: Mapping[str, object]) -> str:
     return urlencode({name: value for name, value in parts.items() if value})
 
 
+def sentence(text: str) -> str:
+    """First letter large, a full stop at the end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
+
+
+def code(text: str) -> Markup:
+    """What is between backticks as code, as OpenAPI's texts mean it."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
+
+
 def ended(job: Job) -> bool:
     """Whether nothing more will happen to it."""
     return job.status in ENDED
@@ -135,7 +149,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        number=number, percent=percent, duration=duration, ago=ago, clock=clock, points=points, until=until, query=query
+        number=number,
+        percent=percent,
+        duration=duration,
+        ago=ago,
+        clock=clock,
+        points=points,
+        until=until,
+        query=query,
+        code=code,
+        sentence=sentence,
     )
     made.globals.update(
         static=STATIC_PATH,

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
+from contracts.estimates import EstimateRequest
 from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
 from meta_server.dashboard import zoo_pages
@@ -15,6 +16,7 @@ from meta_server.routes.description import After
 from meta_server.session import forged
 
 PAGE = 25  # rows
+_RUNNING = ("seed", "min_apis", "acquire_deadline", "image_size", "device")  # what few set
 
 router = APIRouter(include_in_schema=False)
 own = APIRouter(dependencies=[Depends(authorised), Depends(owned)])
@@ -93,6 +95,9 @@ async def new_job(request: Request) -> Response:
         methods={name: JOB.fields("method", name) for name in JOB.variants("method")},
         network=JOB.fields("meta_model"),
         evaluation=JOB.fields("evaluation"),
+        running=JOB.fields(only=_RUNNING),
+        webhook=JOB.fields("webhook"),
+        probe_images=EstimateRequest.model_fields["probe_images"].default,
     )
 
 

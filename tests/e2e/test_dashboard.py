@@ -309,6 +309,68 @@ def test_every_page_can_be_used_by_everyone(
             shoot(person, PICTURES[name])
 
 
+def test_apis_are_probed_before_a_job_is_made(visit: Callable[..., Visit], up: Any) -> None:
+    person = visit("narrow-dark")
+    person.sign_in("/jobs/new")
+    page = person.page
+    page.get_by_label("URL").first.fill(up.apis[0]["url"])
+    page.get_by_label("Key").first.fill(up.apis[0]["api_key"])
+    page.get_by_label("Images in all").fill("50")
+    page.get_by_role("button", name="Probe the APIs first").click()
+    shown = page.locator(".probed")
+    shown.get_by_text("5 classes").wait_for(timeout=SLOW)
+    assert {"32 × 32", "answers the same again"} <= set(shown.inner_text().split(" · "))
+    assert "Charged for the probe" in page.locator("#summary").inner_text()
+
+
+def test_the_form_says_what_a_job_may_say(visit: Callable[..., Visit]) -> None:
+    person = visit("wide-dark")
+    person.sign_in("/jobs/new")
+    page = person.page
+    page.get_by_label("URL").first.fill("https://api.test/classify")
+    page.get_by_role("button", name="More").click()
+    page.get_by_label("Speaks").select_option("classify")
+    page.get_by_label("Described as JSON").fill('{"labels": ["a", "b"], "size": 64')
+    page.get_by_label("Images in all").fill("50")
+    page.get_by_label("Images for each API").fill("40")
+    page.get_by_text("Limits in money and time").click()
+    page.get_by_label("Money in all").fill("1.50")
+    page.get_by_label("Seconds of asking").fill("60")
+    page.get_by_label("Per 1,000").fill("2.00")
+    page.get_by_label("Method").select_option("free")
+    page.get_by_text("Learns from weights").wait_for()
+    page.get_by_text("Options of free").click()
+    page.locator("details[open]").get_by_label("Gradients: source").select_option("zeroth-order")
+    page.locator("details[open]").get_by_label("Gradients: frequencies").fill("")
+    page.get_by_text("How it runs").click()
+    page.get_by_label("Least APIs").fill("1")
+    webhook = page.get_by_role("group", name="Webhook")
+    webhook.get_by_label("Address").fill("https://hook.test/")
+    webhook.get_by_label("Secret").fill("whsec_short")
+    person.check()
+    page.get_by_role("button", name="Start the job").click()
+    page.get_by_role("alert").get_by_text("nothing was done").wait_for()
+    faults = {each.get_attribute("name") for each in page.locator("[aria-invalid=true]").all()}
+    assert faults == {"apis.0.classify", "webhook.secret"}
+    webhook.get_by_label("Secret").fill(f"whsec_{'A' * 32}")
+    with page.expect_response(lambda response: response.url.endswith("/estimate") and response.ok) as told:
+        page.get_by_label("Described as JSON").fill('{"labels": ["a", "b"], "size": 64}')
+    said = told.value.request.post_data_json
+    assert said["apis"] == [
+        {
+            "url": "https://api.test/classify",
+            "adapter": "classify",
+            "classify": {"labels": ["a", "b"], "size": 64},
+            "price_per_1k": "2.00",
+        }
+    ]
+    assert said["budget"] == {"queries": 50, "queries_per_api": 40, "cost": "1.50", "currency": "USD", "seconds": 60}
+    assert said["min_apis"] == 1
+    assert said["webhook"] == {"url": "https://hook.test/", "secret": f"whsec_{'A' * 32}"}
+    gradients = {"source": "zeroth-order", "directions": 9, "frequencies": None}
+    assert (said["method"]["name"], said["method"]["gradients"]) == ("free", gradients)
+
+
 def test_a_zoo_key_is_made_topped_up_and_revoked(visit: Callable[..., Visit], up: Any) -> None:
     person = visit("narrow-light")
     person.sign_in("/zoo")
@@ -324,6 +386,7 @@ def test_a_zoo_key_is_made_topped_up_and_revoked(visit: Callable[..., Visit], up
     page.get_by_text("Rates, end and notes").click()
     page.get_by_label("Ends").fill("2100-01-01T00:00")
     page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("region", name="The new key").wait_for()
     secret = page.locator("#secret").inner_text()
     assert re.fullmatch(r"mz_[0-9A-Za-z]+_[0-9A-Za-z]{43}", secret)
     with Metazoo(zoo_url=up.ready["zoo_url"], zoo_api_key=secret) as client:

@@ -55,7 +55,7 @@ export function showFaults(form, { message, faults }) {
   clearFaults(form);
   const homeless = [];
   for (const [path, text] of Object.entries(faults)) {
-    const shown = [...form.elements].filter((input) => input.name && !input.closest("[hidden]"));
+    const shown = [...form.elements].filter((input) => input.name && !input.closest("[hidden]:not(.api-more)"));
     const input = shown.find(({ name }) => name === path || path.startsWith(`${name}.`));
     if (!input) {
       homeless.push(`${path}: ${text}`);
@@ -66,7 +66,7 @@ export function showFaults(form, { message, faults }) {
     input.dataset.described = input.getAttribute("aria-describedby") || "";
     input.setAttribute("aria-describedby", `${id} ${input.dataset.described}`.trim());
     input.closest(".field").append(element("p", { class: "fault", id }, text));
-    input.closest("details")?.setAttribute("open", "");
+    for (let around = input.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
   }
   tell([message, ...homeless].join(" "), true);
   form.querySelector("[aria-invalid]")?.focus();

@@ -25,7 +25,7 @@ const API_STATES = { probing: "is being probed", acquiring: "is being asked", do
 export function describe(event, previous) {
   const { type, data } = event;
   if (type === "budget") return answers(event, previous);
-  if (type === "status") return line(event, `${STATES[data.status] || data.status}${data.reason ? `: ${data.reason}` : ""}`, data.status === "failed" ? "bad" : "");
+  if (type === "status") return line(event, `${STATES[data.status] || data.status}${data.reason && data.status !== "failed" ? `: ${data.reason}` : ""}`, data.status === "failed" ? "bad" : ""); // why it failed stands above, in words
   if (type === "phase") return line(event, PHASES[data.phase] || data.phase);
   if (type === "api") return line(event, `${name(data.api)} ${API_STATES[data.state] || data.state}${data.reason ? `: ${data.reason}` : ""}`, data.state === "dropped" ? "bad" : "");
   if (type === "warning") return line(event, `${data.api ? `${name(data.api)}: ` : ""}${data.message}`, "warning");

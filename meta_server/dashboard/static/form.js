@@ -13,8 +13,8 @@ const READ = {
 
 /** The fields for which `wanted` is true, put into `into`. What is empty, or as it was by default, is left to the server. */
 export function read(form, into = {}, wanted = () => true) {
-  for (const input of form.querySelectorAll("[data-kind]")) {
-    if (!wanted(input)) continue;
+  for (const input of form.elements) {
+    if (!input.dataset.kind || !wanted(input)) continue;
     const value = valueOf(input);
     if (value !== undefined) put(into, input.name.split("."), value);
   }

@@ -1,6 +1,6 @@
 // The form that builds a job: the same JSON as over REST, and every fault beside its field.
 
-import { call, element, Refused, showFaults } from "./api.js";
+import { call, clearFaults, element, Refused, showFaults } from "./api.js";
 import { read } from "./form.js";
 
 const form = document.getElementById("job");
@@ -29,6 +29,10 @@ function addApi(url = "", key = "") {
       if (!other.value && sameHost(near, address.value)) other.value = secret.value;
     }
   });
+  const more = row.querySelector("[data-more]");
+  more.addEventListener("click", () => open(row, row.querySelector(".api-more").hidden));
+  const adapter = row.querySelector("[data-part=adapter]");
+  adapter.addEventListener("change", () => describe(row, adapter.value));
   row.querySelector("[data-remove]").addEventListener("click", () => {
     row.remove();
     if (!apis.childElementCount) addApi();
@@ -38,6 +42,27 @@ function addApi(url = "", key = "") {
   apis.append(row);
   renumber();
   return row;
+}
+
+function open(row, shown) {
+  row.querySelector(".api-more").hidden = !shown;
+  row.querySelector("[data-more]").setAttribute("aria-expanded", String(shown));
+}
+
+// Where a description of an API begins: what it takes and where its answer holds the scores is for the person to say.
+const BEGINNINGS = {
+  classify: { labels: ["cat", "dog"], size: 224, field: "files", max_images: 1 },
+  custom: { template: { image: "{{image}}" }, encoding: "png", size: 224, scores: "/scores", classes: 10 },
+};
+
+/** Ask for the description that an adapter needs; `oip` needs none. */
+function describe(row, adapter) {
+  const place = row.querySelector("[data-options]");
+  const text = place.querySelector("textarea");
+  place.hidden = !(adapter in BEGINNINGS);
+  text.dataset.part = place.hidden ? "options" : adapter;
+  if (!place.hidden) text.value = JSON.stringify(BEGINNINGS[adapter], null, 2);
+  renumber();
 }
 
 function sameHost(one, other) {
@@ -53,20 +78,43 @@ function renumber() {
 /** What the form says, as the body of POST /v1/jobs. What is as it was by default is left to the server. */
 function body() {
   const job = { apis: [] };
-  for (const row of apis.children) {
-    const parts = [...row.querySelectorAll("input")].map((input) => [input.dataset.part, input.value.trim()]);
-    job.apis.push(Object.fromEntries(parts.filter(([part, value]) => value || part === "url")));
-  }
+  for (const row of apis.children) job.apis.push(api(row));
   const method = form.elements["method.name"].value;
-  return read(form, job, (input) => {
+  read(form, job, (input) => {
     const options = input.closest("[data-method]");
     return (!options || options.dataset.method === method) && (evaluate.checked || !input.name.startsWith("evaluation."));
   });
+  if (takesWeights(job)) for (const each of job.apis) each.access = "weights";
+  return job;
+}
+
+const takesWeights = (job) => job.method.gradients?.source === "weights";
+
+/** One row. */
+function api(row) {
+  const told = {};
+  for (const input of row.querySelectorAll("[data-part]")) {
+    const value = input.value.trim();
+    const { part } = input.dataset;
+    if (part in BEGINNINGS) told[part] = parsed(value);
+    else if (part === "url" || (value && part !== "options" && value !== "oip")) told[part] = value;
+  }
+  return told;
+}
+
+/** JSON, or the text itself where it is none: the server says so beside the field. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 function renew() {
   document.getElementById("evaluation").hidden = !evaluate.checked;
   for (const options of form.querySelectorAll("[data-method]")) options.hidden = options.dataset.method !== form.elements["method.name"].value;
+  document.getElementById("takes-weights").hidden = !takesWeights(body());
   clearTimeout(waiting);
   waiting = setTimeout(estimate, PAUSE);
 }
@@ -82,31 +130,80 @@ async function estimate() {
   const mine = ++asked;
   try {
     const told = await call("POST", "/v1/jobs/estimate", job);
-    if (mine === asked) summarise(lines(told), told.accuracy?.measured_on);
+    if (mine === asked) summarise(lines(told), told.accuracy && measured(told.accuracy));
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
-    if (mine === asked) summarise({ Estimate: "once the fields are right" });
+    if (mine === asked) summarise({ Estimate: "once the fields are right" }, Object.entries(refused.faults).map(([field, told]) => `${field}: ${told}`)[0] || refused.message);
   }
 }
 
-function lines({ queries, cost, currency, per_api: perApi, accuracy }) {
+const measured = (accuracy) => `Accuracy is read off our own measurements (${accuracy.measured_on}); your task may be easier or harder.`;
+
+function lines({ queries, cost, currency, per_api: perApi, accuracy, seconds, probe }) {
   const each = Object.values(perApi).map((api) => api.queries);
   const [least, most] = [Math.min(...each), Math.max(...each)].map((count) => count.toLocaleString("en"));
   const rows = { APIs: each.length, Images: `at most ${queries.toLocaleString("en")}`, "Each API": least === most ? least : `${least} to ${most}` };
   if (cost !== null) rows.Cost = `at most ${cost} ${currency}`;
+  if (seconds !== null) rows.Asking = `about ${duration(seconds)}, at the rates they state`;
+  if (probe) rows["Charged for the probe"] = `${probe.charged}${probe.unconfirmed ? `, ${probe.unconfirmed} more perhaps` : ""}`;
   for (const [shots, low] of Object.entries(accuracy?.low ?? {})) {
     rows[`${shots}-shot accuracy`] = `${low.toFixed(0)} to ${accuracy.high[shots].toFixed(0)} % (untrained ${accuracy.untrained[shots].toFixed(0)} %)`;
   }
   return rows;
 }
 
-function summarise(rows, source = "") {
+const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`);
+
+/** What one API showed, as a sentence. */
+function showed({ classes, input_shape: shape, decimals, top_k: top, deterministic, max_images: most, latency, limits, reason }) {
+  const told = [];
+  if (classes) told.push(`${classes} classes`);
+  if (shape) told.push(`${shape[1]} × ${shape[2]}`);
+  if (decimals !== null) told.push(`rounded to ${decimals} decimals`);
+  if (top !== null) told.push(top === 1 ? "the likeliest class alone" : `the ${top} likeliest alone`);
+  if (deterministic !== null) told.push(deterministic ? "answers the same again" : "answers differ from time to time");
+  if (most) told.push(`${most} images a request`);
+  if (latency !== null) told.push(`${(latency * 1000).toPrecision(2)} ms`);
+  for (const { name, remaining, unit } of limits) if (remaining !== null) told.push(`${name}: ${remaining.toLocaleString("en")} ${unit || ""} left`.trim());
+  if (reason) told.push(reason);
+  return told.join(" · ");
+}
+
+async function probe() {
+  const button = document.getElementById("probe");
+  button.disabled = true;
+  summarise({ Probe: "asking each API…" });
+  for (const line of apis.querySelectorAll(".probed")) line.hidden = true;
+  clearTimeout(waiting); // an estimate without the probe would come later and hide what it showed
+  const mine = ++asked;
+  try {
+    const told = await call("POST", "/v1/jobs/estimate", { ...body(), probe: true });
+    clearFaults(form);
+    [...apis.children].forEach((row, at) => {
+      const seen = told.probe.per_api[`a${at}`];
+      const line = row.querySelector(".probed");
+      line.hidden = !seen;
+      line.classList.toggle("fault", Boolean(seen?.reason));
+      if (seen) line.textContent = showed(seen);
+    });
+    if (mine === asked) summarise(lines(told), told.accuracy && measured(told.accuracy));
+  } catch (refused) {
+    if (!(refused instanceof Refused)) throw refused;
+    summarise({ Probe: "not made" });
+    showFaults(form, refused);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function summarise(rows, note = "") {
   const pairs = Object.entries(rows).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
   document.getElementById("summary").replaceChildren(...pairs);
-  document.getElementById("measured-on").textContent = source && `Accuracy is read off our own measurements (${source}); your task may be easier or harder.`;
+  document.getElementById("measured-on").textContent = note || "";
 }
 
 form.addEventListener("input", renew);
+document.getElementById("probe").addEventListener("click", probe);
 document.getElementById("add-api").addEventListener("click", () => addApi().querySelector("input").focus());
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
