@@ -2,15 +2,24 @@
 
 from pydantic import Field, model_validator
 
-from contracts._base import Place, Record, refuse
+from contracts._base import Input, Place, Record, refuse
 from contracts.jobs import JobRequest
 from contracts.meta_models import Accuracy
 
 MOST_PROBED = 32  # APIs
 
 
+class Aim(Input):
+    """An accuracy that a budget is looked for: so many points over the same network untrained."""
+
+    shots: int = Field(1, ge=1, le=1000, description="Labelled images a class of the task that is learned.")
+    gain: float = Field(gt=0, le=100, description="Points of accuracy over the untrained network.")
+
+
 class EstimateRequest(JobRequest):
     """A job that is not started, and whether a few of its images may be asked about to tell more."""
+
+    aim: Aim | None = Field(None, description="Say how many queries this needs; null for nothing.")
 
     probe: bool = Field(False, description="Ask each API about a few images, which it charges for: see `probe_images`.")
     probe_images: int = Field(
@@ -97,6 +106,17 @@ class ExpectedAccuracy(Record):
     )
 
 
+class NeededQueries(Record):
+    """What an aim needs, read off the same measurements, between them linear in the logarithm of the queries.
+
+    The smallest measured budget is the least that is told: below it nothing is known.
+    """
+
+    likely: int | None = Field(description="Images in all at which the mean of the measured runs is as good.")
+    safe: int | None = Field(description="Images in all at which their lower edge is: interval and spread of seeds.")
+    reason: str | None = Field(description="Why one of them is null; null where neither is.")
+
+
 class Estimate(Record):
     """What a job would come to. Without a probe, nothing was asked and nothing spent to tell."""
 
@@ -105,6 +125,7 @@ class Estimate(Record):
     currency: str = Field(description="Of every cost, as ISO 4217.")
     per_api: dict[str, ApiEstimate] = Field(description="By API id (`a0`, `a1`, … in the order of the request).")
     accuracy: ExpectedAccuracy | None = Field(description="Null where nothing like this job was measured.")
+    needed: NeededQueries | None = Field(None, description="Null unless there was an `aim`.")
     seconds: float | None = Field(
         None,
         description="Of asking, at the rates that the APIs advertise; learning comes on top. Null: see `seconds_reason`.",

@@ -118,11 +118,14 @@ def estimate(
         bool, typer.Option("--probe", help="Ask each API about a few images, which it charges for.")
     ] = False,
     probe_images: Annotated[int, typer.Option(min=2, max=64, help="Most images for each API, with --probe.")] = 8,
+    gain: Annotated[float | None, typer.Option(help="Say how many images so many points over untrained need.")] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Of the accuracy that --gain means: images a class.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """What a job would come to: queries, cost, and the accuracy that our measurements suggest. Only --probe spends."""
+    document = _read_document(file) | ({} if gain is None else {"aim": {"shots": shots, "gain": gain}})
     with connected(server) as metazoo:
-        told = metazoo.jobs.estimate(_read_document(file), probe=probe, probe_images=probe_images)
+        told = metazoo.jobs.estimate(document, probe=probe, probe_images=probe_images)
     if as_json:
         typer.echo(told.model_dump_json())
         return
@@ -132,12 +135,16 @@ def estimate(
     typer.echo(f"asking  {took}")
     if told.probe is not None:
         _show_probe(told.probe)
+    if told.needed is not None:
+        likely, safe = (f"{n:,}" if n is not None else "unknown" for n in (told.needed.likely, told.needed.safe))
+        why = f" ({told.needed.reason})" if told.needed.reason else ""
+        typer.echo(f"needed  for {gain:g} points at {shots} shots {likely} images likely, {safe} to be safe{why}")
     if told.accuracy is None:
         typer.echo("accuracy: nothing like this job was measured")
         return
-    for shots, low in told.accuracy.low.items():
-        high, untrained = told.accuracy.high[shots], told.accuracy.untrained[shots]
-        typer.echo(f"{shots}-shot  {low} to {high} % (untrained {untrained} %)")
+    for few, low in told.accuracy.low.items():
+        high, untrained = told.accuracy.high[few], told.accuracy.untrained[few]
+        typer.echo(f"{few}-shot  {low} to {high} % (untrained {untrained} %)")
     typer.echo(f"as measured on {told.accuracy.measured_on}")
 
 

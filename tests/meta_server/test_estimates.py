@@ -8,10 +8,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from contracts.estimates import EstimateRequest
+from contracts.estimates import Aim, EstimateRequest
 from contracts.jobs import JobRequest
-from meta_server import estimates
-from meta_server.estimates import estimate, expected
+from meta_server import measured
+from meta_server.estimates import estimate
+from meta_server.measured import expected, needed
 from worker.queries import plan_of
 
 MEASURED = json.loads((Path(__file__).parent.parent.parent / "benchmarks/results/methods.json").read_text())
@@ -86,11 +87,46 @@ def test_rows_without_queries_or_not_run_and_single_runs_tell_what_they_can(monk
             "free": {"white-box": {**row, "queries": 0}},
         },
     }
-    monkeypatch.setattr(estimates, "_measured", lambda: told)
+    monkeypatch.setattr(measured, "_measured", lambda: told)
     assert expected("free", 0) is None
     found = expected("pqd", 128)
     assert found is not None
     assert (found.low["1"], found.high["1"]) == (39.0, 41.0)
+
+
+def test_the_budget_of_an_aim_is_where_the_expected_accuracy_reaches_it() -> None:
+    """At the number told the curve is there, and a hundredth below it is not yet; a wider margin needs more."""
+    rows = sorted(MEASURED["methods"]["pqd"].values(), key=lambda row: row["queries"])
+    untrained = MEASURED["random"]["5shot"]
+    for part in (0.1, 0.5, 0.99):
+        gain = rows[0]["5shot"] + part * (rows[-1]["5shot"] - rows[0]["5shot"]) - untrained
+        told = needed("pqd", Aim(shots=5, gain=gain))
+        assert told.likely is not None
+        means = []
+        for queries in (told.likely, round(told.likely * 0.97)):
+            band = expected("pqd", queries)
+            assert band is not None
+            means.append((band.low["5"] + band.high["5"]) / 2 - untrained)
+        assert means[1] < gain < means[0] + 0.1
+        assert told.safe is None or told.safe > told.likely
+    few = needed("pqd", Aim(gain=0.1))
+    assert (few.likely, few.safe, few.reason) == (rows[0]["queries"], rows[0]["queries"], None)
+
+
+def test_an_aim_beyond_what_was_measured_says_so() -> None:
+    told = needed("pqd", Aim(gain=60))
+    assert (told.likely, told.safe) == (None, None)
+    assert "the most that was measured" in (told.reason or "")
+    assert "not measured" in (needed("purer", Aim(gain=1)).reason or "")
+    assert "not measured at 7 shots" in (needed("pqd", Aim(shots=7, gain=1)).reason or "")
+
+
+def test_an_estimate_tells_what_its_aim_needs() -> None:
+    request = job().model_dump(exclude_unset=True)
+    assert estimate(EstimateRequest.model_validate({**request, "aim": {"gain": 5}})).needed == needed(
+        "pqd", Aim(gain=5)
+    )
+    assert estimate(EstimateRequest.model_validate(request)).needed is None
 
 
 @pytest.mark.anyio

@@ -283,3 +283,18 @@ def test_an_estimate_with_a_probe_tells_what_was_charged(command: Any, tmp_path:
     assert "status 500" in ran.stdout
     assert command(app, answer, "estimate", file, "--json", *HERE).exit_code == 0
     assert asked[1] == {"apis": []}
+
+
+def test_an_estimate_tells_what_a_gain_needs(command: Any, tmp_path: Path) -> None:
+    needed = {"likely": 12_345, "safe": None, "reason": "the most that was measured is 9 points"}
+    told = {"queries": 300, "cost": None, "currency": "USD", "per_api": {}, "accuracy": None, "needed": needed}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert json.loads(request.content) == {"apis": [], "aim": {"shots": 5, "gain": 9.5}}
+        return httpx.Response(200, json=told)
+
+    file = tmp_path / "job.json"
+    file.write_text('{"apis": []}')
+    ran = command(app, answer, "estimate", file, "--gain", 9.5, "--shots", 5, *HERE)
+    assert ran.exit_code == 0, ran.output
+    assert "for 9.5 points at 5 shots 12,345 images likely, unknown to be safe (the most that was" in ran.stdout
