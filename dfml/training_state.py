@@ -18,7 +18,8 @@ NOTE = "training"
 class TrainingState:
     """Of a module, the optimiser of its parameters and the generator that its training draws from.
 
-    name: what is trained on what; only a file that was saved under the same name is restored.
+    name: what is trained on what; only a file that was saved under the same name is restored. `more`: tensors that the training
+    keeps beside these, saved and restored with them.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class TrainingState:
         self.epoch = 0
         self.best_epoch = 0
         self.best_accuracy = -1.0
+        self.more: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
         self._module, self._optimiser, self._generator, self._name = module, optimiser, generator, name
 
@@ -50,6 +52,7 @@ class TrainingState:
         """By rename, so that a file under this name is always whole."""
         tensors = {f"now/{name}": tensor for name, tensor in self._module.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self._best.items()}
+        tensors |= {f"more/{name}": tensor for name, tensor in self.more.items()}
         held = self._optimiser.state_dict()
         tensors |= {
             f"optimiser/{index}/{name}": value
@@ -83,10 +86,11 @@ class TrainingState:
         except (OSError, SafetensorError, ValueError):
             return
         self._module.load_state_dict(_under("now/", tensors))
+        best = _under("best/", tensors)
         self._best = {
-            name: torch.empty_like(own).copy_(tensors[f"best/{name}"])
-            for name, own in self._module.state_dict().items()
+            name: torch.empty_like(own).copy_(best[name]) for name, own in self._module.state_dict().items() if best
         }
+        self.more = _under("more/", tensors)
         self._restore_optimiser(tensors, note["groups"])
         self._generator.set_state(tensors["generator"])
         self.epoch, self.best_epoch, self.best_accuracy = note["epoch"], note["best_epoch"], note["best_accuracy"]

@@ -8,9 +8,12 @@ The backbone that learns the answers of all APIs, each through a linear head of 
 The service does the first three over HTTP, within a budget, and calls `distil` on what came back.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,7 @@ from contracts.methods import PqdOptions
 from dfml.augmentation import warp
 from dfml.memory import Answers
 from dfml.nets import Backbone, build
+from dfml.nets.head import build_head, widen
 from dfml.numerics.agreement import agreement, trust
 from dfml.numerics.distillation import (
     centre_by_group,
@@ -33,6 +37,7 @@ from dfml.numerics.distillation import (
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher, check_images
+from dfml.training_state import TrainingState
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -42,6 +47,11 @@ More = Callable[[int, int], Answers | None]
 
 APIs already there keep their places; new ones come behind them. It may wait, and it may raise to stop.
 """
+
+
+METRICS = ("loss", "answers", "relation")
+KEPT_EVERY = 100
+"""Steps between two states of a training that keeps a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,7 @@ def distil(
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
     more: More | None = None,
+    checkpoint: Path | None = None,
 ) -> Distilled:
     """Learn all answers jointly: AdamW on a one-cycle schedule, answers reused under flips, shifts, stretches of their image.
 
@@ -131,26 +142,36 @@ def distil(
     term before its weight. The same seed, answers, device and number of threads
     give the same weights. With `more`, learning begins on a part of the answers: the number of steps is that of the whole pool,
     and the weights depend on what came before which step.
-    Raises ValueError where fewer than two images were answered by anyone.
+
+    checkpoint: a file that the training's state is kept in every `KEPT_EVERY` steps, and gone on from where it is of the same
+    training: the weights are those of one that was never interrupted. It is left there.
+    Raises ValueError where fewer than two images were answered by anyone, and for a checkpoint together with `more`.
     """
+    if checkpoint is not None and more is not None:
+        raise ValueError("a checkpoint is of a training whose answers are all there: leave one of both out")
     device = torch.device(device)
     learned = _learned(answers, options, device)
     generator = torch.Generator().manual_seed(seed)
     _, channels, height, width = learned.images.shape
     backbone = build(config, (channels, height, width), generator=generator).to(device).train()
-    head = _head(backbone.dim, sum(answers.ways), generator).to(device)
+    head = build_head(backbone.dim, sum(answers.ways), generator).to(device)
 
     pool = len(learned.images) if more is None else len(answers.images)
     steps = options.steps if options.steps is not None else default_steps(pool)
     rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
     parameters = [*backbone.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    order, history = torch.empty(0, dtype=torch.int64), []
-    for step in range(steps):
+    name = "" if checkpoint is None else _name(answers, config, options, seed)
+    state = TrainingState(nn.ModuleList([backbone, head]), optimiser, generator, name)
+    if checkpoint is not None:
+        state.restore(checkpoint)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, last_epoch=state.epoch - 1)
+    order = state.more.get("order", torch.empty(0, dtype=torch.int64))
+    history = [dict(zip(METRICS, row, strict=True)) for row in state.more.get("history", torch.empty(0, 3)).tolist()]
+    for step in range(state.epoch, steps):
         if more is not None and (grown := more(step, steps)) is not None:
             learned = _learned(grown, options, device)
-            _widen(head, sum(grown.ways), optimiser, generator)
+            widen(head, sum(grown.ways), optimiser, generator)
             order = torch.empty(0, dtype=torch.int64)
         batch = min(options.batch, len(learned.images))
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
@@ -165,8 +186,12 @@ def distil(
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
-        metrics = {"loss": loss.item(), "answers": answer_loss.item(), "relation": relation_loss.item()}
+        metrics = dict(zip(METRICS, (loss.item(), answer_loss.item(), relation_loss.item()), strict=True))
         history.append(metrics)
+        if checkpoint is not None and (step + 1) % KEPT_EVERY == 0:
+            rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
+            state.epoch, state.more = step + 1, {"order": order, "history": rows}
+            state.save(checkpoint)
         if on_step is not None:
             on_step(step + 1, steps, metrics)
     last = history[-max(1, steps // 10) :]
@@ -219,6 +244,15 @@ def default_rate(config: BackboneConfig) -> float:
     return 8e-3 if config.backbone == "conv4" else 5e-3
 
 
+def _name(answers: Answers, config: BackboneConfig, options: PqdOptions, seed: int) -> str:
+    """What a training is: another one never goes on from its checkpoint."""
+    digest = hashlib.sha256(json.dumps([config.model_dump(), options.model_dump(), seed]).encode())
+    for tensor in (answers.images, answers.asked, *answers.probabilities):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.device) -> _Targets:
     logits, profiles, seen = [], [], []
     for api, given in enumerate(answers.probabilities):
@@ -242,31 +276,3 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         (torch.cat(profiles, 1) * by_entry).to(device),
         None if bool((weights == 1).all()) else by_entry.to(device),
     )
-
-
-def _head(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    with torch.random.fork_rng(devices=[]):
-        head = nn.Linear(inputs, outputs)
-    bound = inputs**-0.5
-    nn.init.uniform_(head.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(head.bias, -bound, bound, generator=generator)
-    return head
-
-
-def _widen(head: nn.Linear, outputs: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
-    """Give a head in training more outputs: those it has stay, with what the optimiser remembers of them."""
-    more = outputs - head.out_features
-    if not more:
-        return
-    added = _head(head.in_features, more, generator)
-    for name, new in added.named_parameters():
-        old: nn.Parameter = getattr(head, name)
-        wider = nn.Parameter(torch.cat([old.detach(), new.detach().to(old.device)]))
-        setattr(head, name, wider)
-        for group in optimiser.param_groups:
-            group["params"] = [wider if parameter is old else parameter for parameter in group["params"]]
-        optimiser.state[wider] = {
-            what: torch.cat([value, value.new_zeros(new.shape)]) if value.shape == old.shape else value
-            for what, value in optimiser.state.pop(old, {}).items()
-        }
-    head.out_features = outputs
