@@ -1,8 +1,9 @@
 """Small jobs, one after the other: what a job leaves must have a time to live or an owner.
 
-After each job (and its deletion, unless `--keep`) memory and file handles of every process, Redis's keys and memory, and
-the files of the artefact store are written down. The last line printed is JSON: by how much each grew a job, from a line
-through the second half of the run, the first half being warm-up.
+After each job (and its deletion, unless `--keep`) are written down: memory and file handles of every process, Redis's keys
+and memory, and what lies in the artefact store. The last line printed is JSON: by how much each grew a job, from a line through
+the second half of the run, the first half being warm-up, and where each stood in the end. What is kept for a month after its
+deletion (the record and the files of a meta-model) is counted by itself.
 """
 
 import json
@@ -21,18 +22,6 @@ from benchmarks.chaos.service import Service
 from benchmarks.faults import build_zoo, submit
 from client import Metazoo
 from client.errors import MetazooError
-
-COLUMNS = (
-    "server_mib",
-    "zoo_mib",
-    "acquire_mib",
-    "learn_mib",
-    "handles",
-    "redis_keys",
-    "redis_mib",
-    "files",
-    "disk_kib",
-)
 
 
 def main(
@@ -54,14 +43,18 @@ def main(
             while time.monotonic() < deadline or not rows:
                 one_job(service, client, len(rows), queries, keep)
                 rows.append(measure(service))
-    table = Table(title=f"{len(rows)} jobs in {minutes:g} minutes")
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
+    names = list(rows[-1])
+    table = Table(title=f"{len(rows)} jobs in {minutes:g} minutes", box=None)
+    for name in names:
+        table.add_column(name.replace(" ", "\n"), justify="right")
     for row in rows:
-        table.add_row(*(f"{row[name]:,.1f}".removesuffix(".0") for name in COLUMNS))
-    Console(stderr=True).print(table)
-    growth = {name: round(slope([row[name] for row in rows[len(rows) // 2 :]]), 3) for name in COLUMNS}
-    typer.echo(json.dumps({"jobs": len(rows), "minutes": minutes, "kept": keep, "growth_a_job": growth}))
+        table.add_row(*(f"{row.get(name, 0):,.1f}".removesuffix(".0") for name in names))
+    Console(stderr=True, width=200).print(table)
+    later = rows[len(rows) // 2 :]
+    growth = {name: round(slope([row.get(name, 0.0) for row in later]), 4) for name in names}
+    last = {name: round(rows[-1][name], 1) for name in names}
+    told = {"jobs": len(rows), "minutes": minutes, "kept": keep, "growth_a_job": growth, "in_the_end": last}
+    typer.echo(json.dumps(told))
 
 
 def one_job(service: Service, client: Metazoo, number: int, queries: int, keep: bool) -> None:
@@ -77,32 +70,39 @@ def one_job(service: Service, client: Metazoo, number: int, queries: int, keep: 
 
 
 def measure(service: Service) -> dict[str, float]:
-    """Sizes now; memory is resident, in MiB, of a part with its children."""
-    families = {name: family(part.process.pid) for name, part in service.parts.items() if part.process}
-    memory = {name: sum(one.memory_info().rss for one in members) / 2**20 for name, members in families.items()}
+    """Sizes now, by name and unit. Memory is what a process keeps resident; a worker's child is named after it."""
+    sizes: dict[str, float] = {}
+    handles = 0
+    for name, part in service.parts.items():
+        if part.process is None:
+            continue
+        first = psutil.Process(part.process.pid)
+        handles += first.num_fds()
+        sizes[f"{name} MiB"] = first.memory_info().rss / 2**20
+        for number, child in enumerate(sorted(first.children(recursive=True), key=lambda child: child.pid)):
+            handles += child.num_fds()
+            sizes[f"{name}/{number} MiB"] = child.memory_info().rss / 2**20
     with service.redis() as redis:
         told: Any = redis.info("memory")
         # what has a time to live goes by itself; the keys of the zoo are this benchmark's own
         found = [key for key in redis.scan_iter(count=1000) if b"mz:zoo:" not in key and redis.ttl(key) < 0]
-    # a deleted meta-model can be restored for a month, then the server's sweeper removes it
-    stored = [path for path in Path(service.artifacts, "jobs").rglob("*") if path.is_file()]
-    return {
-        "server_mib": memory["server"],
-        "zoo_mib": memory["zoo"],
-        "acquire_mib": memory["acquire-0"],
-        "learn_mib": memory["learn"],
-        "handles": sum(one.num_fds() for members in families.values() for one in members),
-        "redis_keys": len(found),
-        "redis_mib": told["used_memory"] / 2**20,
-        "files": len(stored),
-        "disk_kib": sum(path.stat().st_size for path in stored) / 1024,
+        deleted = [key for key in found if b":meta-model:" in key and redis.hexists(key, "deleted")]
+    stored = [path for path in Path(service.artifacts).rglob("*") if path.is_file()]
+    of_models = [path for path in stored if Path(service.artifacts, "meta-models") in path.parents]
+    return sizes | {
+        "handles": handles,
+        "Redis MiB": told["used_memory"] / 2**20,
+        "Redis keys": len(found) - len(deleted),
+        "files": len(stored) - len(of_models),
+        "disk KiB": (size(stored) - size(of_models)) / 1024,
+        "models' records": len(deleted),
+        "models' KiB": size(of_models) / 1024,
     }
 
 
-def family(pid: int) -> list[psutil.Process]:
-    """A process and all below it."""
-    first = psutil.Process(pid)
-    return [first, *first.children(recursive=True)]
+def size(files: list[Path]) -> int:
+    """Bytes of all together."""
+    return sum(path.stat().st_size for path in files)
 
 
 def slope(values: list[float]) -> float:
