@@ -79,6 +79,7 @@ class Chaos:
 
     service: Service
     random: random.Random
+    kinds: dict[str, int] = field(default_factory=lambda: KINDS)
     done: list[str] = field(default_factory=list)
 
     def strike(self) -> str | None:
@@ -86,7 +87,7 @@ class Chaos:
         holders = self._holders()
         if holders is None:
             return None
-        (kind,) = self.random.choices(list(KINDS), list(KINDS.values()))
+        (kind,) = self.random.choices(list(self.kinds), list(self.kinds.values()))
         try:
             told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(holders)
         except ProcessLookupError:  # it had just ended
@@ -174,20 +175,27 @@ def main(
     queries: Annotated[int, typer.Option(min=4, help="Budget of a job.")] = 240,
     rate: Annotated[float, typer.Option(min=0.1, help="Images a second that a job's key may ask.")] = 12.0,
     apis: Annotated[int, typer.Option(min=1, help="APIs of a job.")] = 3,
+    only: Annotated[str, typer.Option(help="Comma list of the kinds of faults.")] = ",".join(KINDS),
     lease: Annotated[float | None, typer.Option(help="Seconds of a lease, to shorten the run. Default: 45.")] = None,
-    defect: Annotated[str | None, typer.Option(help=f"Control: a defect to find, of {', '.join(DEFECTS)}.")] = None,
+    defect: Annotated[
+        str | None, typer.Option(help=f"Control: defects to find, a comma list of {', '.join(DEFECTS)}.")
+    ] = None,
     zoo: Annotated[Path | None, typer.Option(help="Zoo folder. Default: a small one of glyphs is made.")] = None,
     minutes: Annotated[float, typer.Option(help="Jobs that have not ended after this are stuck.")] = 30,
     folder: Annotated[Path | None, typer.Option(help="Where everything is written and kept.")] = None,
 ) -> None:
     """Break a service that works; count what was lost."""
+    for option, given, known in (("--defect", defect or "", set(DEFECTS)), ("--only", only, set(KINDS))):
+        if unknown := {one for one in given.split(",") if one} - known:
+            raise typer.BadParameter(f"unknown: {', '.join(unknown)}", param_hint=option)
+    kinds = {kind: often for kind, often in KINDS.items() if kind in only.split(",")}
     with tempfile.TemporaryDirectory() as made:
         place = (folder or Path(made)).absolute()
         place.mkdir(parents=True, exist_ok=True)
         zoo_folder = zoo.absolute() if zoo else build_zoo(place / "zoo")
         with Service(place, zoo_folder, lease=lease, defect=defect) as service:
             client = Metazoo(service.server_url, service.api_key)
-            chaos, books = Chaos(service, random.Random(seed)), Books()
+            chaos, books = Chaos(service, random.Random(seed), kinds), Books()
             began = time.monotonic()
             watched = run(chaos, books, client, faults, jobs, every, began + 60 * minutes,
                           queries=queries, rate=rate, apis=apis)  # fmt: skip

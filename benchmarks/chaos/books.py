@@ -252,8 +252,8 @@ class Sampler:
         limit, *taken_parts = (int(value or 0) for value in self._redis.hmget(keys.job(bought.job_id, "budget"), parts))
         taken = sum(taken_parts)
         self.samples += 1
-        if not zoo <= taken <= limit:
-            over = max(zoo - taken, taken - limit)
-            books.overspent += max(0, over - self._worst[bought.job_id])
-            self._worst[bought.job_id] = max(over, self._worst[bought.job_id])
+        over = max(zoo - taken, taken - limit)
+        if over > self._worst[bought.job_id]:
+            books.overspent += over - self._worst[bought.job_id]
+            self._worst[bought.job_id] = over
             books.complain(bought.job_id, f"while it ran the zoo had counted {zoo}, the job {taken}")

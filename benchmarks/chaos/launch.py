@@ -1,7 +1,7 @@
 """`python -m benchmarks.chaos.launch ARGUMENTS`: the `metazoo` command, changed as the environment asks.
 
 METAZOO_BENCH_LEASE: seconds of every lease, and all that hangs together with it in proportion, so that a short run sees many
-takeovers. METAZOO_BENCH_DEFECT: one seeded defect, so that a control run shows that the audit sees it. Production code knows
+takeovers. METAZOO_BENCH_DEFECT: seeded defects, so that a control run shows that the audit sees them. Production code knows
 neither.
 """
 
@@ -9,15 +9,15 @@ import itertools
 import os
 import secrets
 
-DEFECTS = ("settle", "key")
+DEFECTS = ("settle", "twice", "hold", "reaper")
 
 
 def main() -> None:
     """Change what is asked for, then run the command."""
     if lease := os.environ.get("METAZOO_BENCH_LEASE"):
         _shorten(float(lease))
-    if defect := os.environ.get("METAZOO_BENCH_DEFECT"):
-        {"settle": _skip_settles, "key": _forget_keys}[defect]()
+    for defect in filter(None, os.environ.get("METAZOO_BENCH_DEFECT", "").split(",")):
+        {"settle": _skip_settles, "twice": _ask_twice, "hold": _hold_less, "reaper": _send_nothing_again}[defect]()
     from metazoo.cli import main as metazoo
 
     metazoo()
@@ -51,11 +51,43 @@ def _skip_settles() -> None:
     ledger.Ledger.settle = skipping  # type: ignore[method-assign]
 
 
-def _forget_keys() -> None:
-    """Every attempt at a chunk has another idempotency key, so that each is charged."""
+def _ask_twice() -> None:
+    """Every third request is made twice, the first time under a key of its own: both are charged."""
+    from client import model
+
+    infer = model.AsyncModel.infer
+    asked = itertools.count(1)
+
+    async def asking_twice(self, body, headers, *, idempotency_key=None):
+        if next(asked) % 3 == 0:
+            await infer(self, body, headers, idempotency_key=secrets.token_hex(32))
+        return await infer(self, body, headers, idempotency_key=idempotency_key)
+
+    model.AsyncModel.infer = asking_twice  # type: ignore[method-assign]
+
+
+def _hold_less() -> None:
+    """Budget is held for one image less than is sent."""
+    from dataclasses import replace
+
     from metering import ledger
 
-    ledger.Chunk.key = lambda self, job: secrets.token_hex(32)  # type: ignore[method-assign]
+    reserve = ledger.Ledger.reserve
+
+    async def holding_less(self, lease, chunk):
+        await reserve(self, lease, replace(chunk, stop=max(chunk.start + 1, chunk.stop - 1)))
+
+    ledger.Ledger.reserve = holding_less  # type: ignore[method-assign]
+
+
+def _send_nothing_again() -> None:
+    """The reaper looks at jobs, and never sends again what lost its holder."""
+    from meta_server import reaper
+
+    async def looking(self, job_id):
+        await self._store.load(job_id)
+
+    reaper.Reaper._look = looking  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

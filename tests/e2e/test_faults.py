@@ -40,8 +40,10 @@ def test_whatever_is_killed_nothing_is_lost_and_nothing_overspent(zoo_folder: Pa
     assert status == 0
 
 
-def test_the_audit_sees_a_settle_that_is_skipped(zoo_folder: Path, tmp_path: Path) -> None:
-    options = ["--jobs", "1", "--faults", "0", "--lease", "6", "--defect", "settle", "--minutes", "5"]
+def test_the_audit_sees_settles_that_are_skipped_charges_that_are_doubled_and_holds_too_small(
+    zoo_folder: Path, tmp_path: Path
+) -> None:
+    options = ["--jobs", "1", "--faults", "0", "--lease", "6", "--defect", "settle,twice,hold", "--minutes", "5"]
     status, told, said = bench(zoo_folder, tmp_path, *options, "--queries", "120", "--rate", "40")
-    assert told["lost_answers"] > 0, said
+    assert all(told[name] > 0 for name in ("lost_answers", "double_charged", "overspent", "complaints")), said
     assert status == 1
