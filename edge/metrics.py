@@ -44,8 +44,7 @@ class Metrics:
 
     def note(self, scope: Scope, message: Message, seconds: float) -> None:
         """A request whose answer began after `seconds` with `message`."""
-        route = getattr(scope.get("route"), "path", "none")  # of no route: any path that somebody thought of
-        asked = scope["method"], route, message["status"]
+        asked = scope["method"], route_of(scope), message["status"]
         if asked not in self._found:  # routes, methods and statuses are few; finding their counters takes a while
             self._found[asked] = (
                 self._requests.labels(self._service, *asked),
@@ -66,6 +65,13 @@ class Metrics:
         shared = CollectorRegistry()
         MultiProcessCollector(shared)
         return generate_latest(shared)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that answered, with the prefixes of the routers that hold it; `none` for any other path."""
+    held = scope.get("fastapi", {}).get("effective_route_context")  # a route knows no prefix of `include_router`
+    path: str = getattr(held or scope.get("route"), "path", "none")
+    return path
 
 
 class Measure:

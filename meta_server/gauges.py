@@ -21,7 +21,8 @@ async def gauges(request: Request) -> Iterable[Metric]:
     """The gauges as they are now. While Redis is away, `metazoo_redis_up` is 0 and what Redis holds is left out."""
     services: Services = request.app.state.services
     up = GaugeMetricFamily("metazoo_redis_up", "1 while Redis answers.")
-    loaded = GaugeMetricFamily("metazoo_loaded_bytes", "Bytes of networks kept loaded.", services.serving.loaded_bytes)
+    told = "Bytes of networks kept loaded by the process that answers."
+    loaded = GaugeMetricFamily("metazoo_loaded_bytes", told, services.serving.loaded_bytes)
     redis: Any = services.redis
     try:
         async with redis.pipeline(transaction=False) as pipe:

@@ -1,11 +1,14 @@
 """`metazoo server`: the meta server, its settings, and who may call it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contracts.access import DEFAULT_TENANT, Role
 from metazoo.connection import AsJson, Server, connected, takes_server
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 app = typer.Typer(invoke_without_command=True)
 keys = typer.Typer(no_args_is_help=True, help="Keys of the server; needs one with the role admin.")
@@ -17,26 +20,28 @@ def server(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; they share everything through Redis.")] = 1,
 ) -> None:
     """Serve jobs and meta-models over REST. Settings come from the environment (docs/operations.md)."""
     if context.invoked_subcommand is not None:
         return
-    import gc
+    from metazoo.serving import serve
 
-    import torch
-    import uvicorn
+    serve(_make, factory="metazoo.commands.server:application", host=host, port=port, workers=workers)
 
+
+def application() -> "FastAPI":
+    """The server by the environment: one of several processes."""
+    from metazoo.serving import worker
+
+    return worker(_make)
+
+
+def _make() -> "FastAPI":
     from meta_server.app import create_app
     from meta_server.settings import Settings
-    from metazoo import logs
 
-    logs.configure()
-    torch.set_num_threads(1)  # requests run beside each other, each on one core
-    served = create_app(Settings())
-    gc.collect()
-    gc.freeze()  # modules stay for good: to look through them again for garbage stopped all requests for 0.13 s each time
-    # no access log: /metrics counts requests, and a line each took longer than reading a job
-    uvicorn.run(served, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    return create_app(Settings())
 
 
 @app.command()

@@ -1,10 +1,8 @@
 """`metazoo zoo`: make a zoo of teachers, host it, manage the keys of one that runs."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,13 +49,12 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; they share limits and budgets.")] = 1,
 ) -> None:
     """Host a zoo folder as APIs. Needs REDIS_URL and METAZOO_ZOO_ADMIN_KEY."""
-    import uvicorn
     from pydantic import ValidationError
 
     from api_zoo.folder import BadZoo
     from api_zoo.services import hosted
     from api_zoo.settings import Settings
-    from metazoo import logs
+    from metazoo.serving import serve as serve_application
 
     told: dict[str, Any] = {"folder": folder.absolute()}
     if unverified:
@@ -72,33 +69,27 @@ def serve(
         models = hosted(settings)
     except BadZoo as error:
         fail(str(error), BAD_ZOO)
-    options: dict[str, Any] = {"host": host, "port": port, "log_config": None, "timeout_graceful_shutdown": 5}
-    options["access_log"] = False  # /metrics counts requests; a line each would take as long as a small answer
-    if workers == 1:
-        uvicorn.run(_application(settings, models), **options)
-    else:  # each reads the settings anew, with what was told here
-        os.environ |= {f"METAZOO_ZOO_{name.upper()}": str(value) for name, value in told.items()}
-        logs.configure()
-        with TemporaryDirectory(prefix="metazoo-metrics-") as counts:  # each process answers /metrics for all
-            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", counts)
-            uvicorn.run("metazoo.commands.zoo:application", factory=True, workers=workers, **options)
+    serve_application(
+        lambda: _make(settings, models),
+        factory="metazoo.commands.zoo:application",
+        environment={f"METAZOO_ZOO_{name.upper()}": str(value) for name, value in told.items()},
+        host=host,
+        port=port,
+        workers=workers,
+    )
 
 
 def application() -> "FastAPI":
     """The zoo by the environment: one of several processes."""
     from api_zoo.settings import Settings
+    from metazoo.serving import worker
 
-    return _application(Settings(), None)
+    return worker(lambda: _make(Settings(), None))
 
 
-def _application(settings: "Settings", models: "Mapping[str, Model] | None") -> "FastAPI":
-    import torch
-
+def _make(settings: "Settings", models: "Mapping[str, Model] | None") -> "FastAPI":
     from api_zoo.app import create_app
-    from metazoo import logs
 
-    logs.configure()
-    torch.set_num_threads(1)  # batches run beside each other, each on one core
     return create_app(settings, registry=models)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import httpx
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge import errors, metrics
@@ -26,6 +26,13 @@ def app() -> FastAPI:
         replayed = {"Idempotency-Replayed": "true"} if name == "again" else {}
         return Response("ok", headers={"X-Query-Cost": "7", **replayed})
 
+    held = APIRouter(prefix="/deeper")
+
+    @held.get("/things/{name}")
+    async def deeper(name: str) -> str:
+        return name
+
+    app.include_router(held, prefix="/v1")
     errors.install(app)
     metrics.install(app, "toy")
     app.add_middleware(RequestId)
@@ -51,10 +58,11 @@ async def samples(http: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
 
 
 async def test_requests_are_counted_by_route_and_status(http: httpx.AsyncClient) -> None:
-    for path in ("/things/a", "/things/b", "/things/again", "/things/broken", "/secret-path-of-a-caller"):
+    for path in ("/things/a", "/things/b", "/things/again", "/v1/deeper/things/a", "/secret-path-of-a-caller"):
         await http.get(path)
     found = await samples(http)
     assert found["metazoo_requests_total", "GET", "/things/{name}", "200"] == 3
+    assert found["metazoo_requests_total", "GET", "/v1/deeper/things/{name}", "200"] == 1
     assert found["metazoo_requests_total", "GET", "none", "404"] == 1
     assert found["metazoo_request_seconds_count", "GET", "/things/{name}"] >= 3
     assert found["metazoo_images_total",] == 14
