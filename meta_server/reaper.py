@@ -19,6 +19,7 @@ from contracts.problems import ProblemError
 from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
+from meta_server.store.stored_job import StoredJob
 from meta_server.store.webhooks import Webhooks
 from metering.leases import Lease, LeaseLost
 from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
@@ -76,17 +77,20 @@ class Reaper:
             names = await self._redis.smembers(keys.OPEN_JOBS)
         for name in sorted(names):
             started = time.perf_counter()
-            try:
-                await self._look(name.decode())
-            except ProblemError:
-                log.warning("reaper_forgets", job_id=name.decode())
-                await self._forget(name.decode())
+            job_id = name.decode()
+            with structlog.contextvars.bound_contextvars(job_id=job_id):
+                try:
+                    job = await self._store.load(job_id)
+                    with structlog.contextvars.bound_contextvars(tenant=job.tenant):
+                        await self._look(job_id, job)
+                except ProblemError:
+                    log.warning("reaper_forgets")
+                    await self._forget(job_id)
             await asyncio.sleep(REST * (time.perf_counter() - started))
         for job_id in await self._webhooks.due():
             await asyncio.to_thread(self._queue.notify, job_id)
 
-    async def _look(self, job_id: str) -> None:
-        job = await self._store.load(job_id)
+    async def _look(self, job_id: str, job: StoredJob) -> None:
         await self._store.events.trim(job_id)
         due = job.due()
         if not due:
@@ -110,7 +114,7 @@ class Reaper:
             lost_its_holder = fence > sent_fence
             silence = now - sent_at
             if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(job_id, role)):
-                log.info("sent_again", job_id=job_id, role=role, lost_its_holder=lost_its_holder)
+                log.info("sent_again", role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
                 await asyncio.to_thread(self._queue.send, job_id, role)
 

@@ -54,6 +54,16 @@ def _timed(role: str) -> Iterator[_Timed]:
         metrics.tasks.labels(kind, timed.outcome).observe(time.perf_counter() - started)
 
 
+@contextmanager
+def _told(**names: str) -> Iterator[None]:
+    """Lines of the log tell these, and the tenant once it is known and bound."""
+    with structlog.contextvars.bound_contextvars(**names):
+        try:
+            yield
+        finally:
+            structlog.contextvars.unbind_contextvars("tenant")
+
+
 def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) -> Callable[[], None]:
     """Add the tasks to the app, and to no other of this process. Call what is returned to close what they hold open."""
 
@@ -67,10 +77,14 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
             shared = await loop.kept.enter_async_context(opening)
         return shared
 
+    async def tenant_of(job_id: str) -> str:
+        return (await (await open_shared()).store.load(job_id)).tenant
+
     def run(job_id: str, role: str, work: Work) -> None:
-        with structlog.contextvars.bound_contextvars(job_id=job_id, role=role), _timed(role) as timed:
+        with _told(job_id=job_id, role=role), _timed(role) as timed:
             try:
                 with stopping.at_work():
+                    structlog.contextvars.bind_contextvars(tenant=loop.run(tenant_of(job_id)))
                     loop.run(_in_context(job_id, role, work))
             except LeaseLost:
                 timed.outcome = "lease_lost"
@@ -111,8 +125,9 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
 
     @app.task(name=NOTIFY_TASK, shared=False)
     def tell_webhook(job_id: str) -> None:
-        with structlog.contextvars.bound_contextvars(job_id=job_id):
+        with _told(job_id=job_id):
             try:
+                structlog.contextvars.bind_contextvars(tenant=loop.run(tenant_of(job_id)))
                 loop.run(_notify(job_id))
             except (ProblemError, LeaseLost, StoreUnavailable) as error:
                 log.warning("not_notified", cause=str(error))  # the reaper sends it again

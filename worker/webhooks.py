@@ -45,7 +45,7 @@ async def notify(context: Context, job_id: str) -> None:
                 tries = await webhooks.tries(job_id)
                 if tries < len(WAITS):
                     return await webhooks.failed(job_id, WAITS[tries])
-                log.warning("webhook_given_up", job_id=job_id, event_id=event.id)
+                log.warning("webhook_given_up", event_id=event.id)
             await webhooks.told(job_id, event)
             await store.service_leases.renew(lease)
     finally:
@@ -85,5 +85,5 @@ async def _send(context: Context, job: Job, event: Event, webhook: Webhook, secr
         ):
             return answer.status_code  # what it says beyond its status is of no interest
     except (httpx.HTTPError, TimeoutError) as error:
-        log.info("webhook_failed", job_id=job.id, cause=type(error).__name__)
+        log.info("webhook_failed", cause=type(error).__name__)
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -61,6 +62,7 @@ async def authenticate(request: Request) -> Caller:
     if caller.role is Role.VIEWER and request.method not in SAFE:
         raise ProblemError("forbidden", "this key may only look: ask for one with the role user")
     request.state.caller = caller
+    structlog.contextvars.bind_contextvars(tenant=caller.tenant)  # until the request's task ends
     return caller
 
 
@@ -105,6 +107,7 @@ async def owned(request: Request, opened: ServicesDep) -> None:
     """Refuses what belongs to another tenant as what is not there. Raises `ProblemError`, `StoreUnavailable`."""
     for name in request.path_params.keys() & _RECORDS:
         await require_owned(await authenticate(request), opened, name, request.path_params[name])
+        structlog.contextvars.bind_contextvars(**{name: request.path_params[name]})
 
 
 async def require_owned(caller: Caller, opened: Services, kind: str, name: str) -> None:

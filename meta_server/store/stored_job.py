@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from contracts.access import DEFAULT_TENANT
 from contracts.jobs import (
     ApiProgress,
     ApiSpec,
@@ -47,6 +48,7 @@ class StoredJob:
     checkpoints: dict[str, str]  # name -> where it lies in the artefact store
     started: float | None = None  # when a worker first began, in seconds since the epoch
     answered: dict[str, int] = field(default_factory=dict)  # images answered and stored, by API id
+    tenant: str = DEFAULT_TENANT
 
     def spec(self, api_id: str) -> ApiSpec:
         """The API's part of the request; its key is masked."""
@@ -113,6 +115,7 @@ def stored_job(
         checkpoints=_part(record, "checkpoint:"),
         started=int(record["started"]) / MICROSECONDS if "started" in record else None,
         answered={api: int(images) for api, images in _part(budget or {}, "confirmed:").items()},
+        tenant=record.get("tenant", DEFAULT_TENANT),
     )
 
 

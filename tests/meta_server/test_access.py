@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from contracts.jobs import JobError
 from contracts.problems import URN
@@ -174,3 +175,19 @@ async def test_many_wrong_keys_are_slowed_down_and_right_ones_are_not(http: http
     assert [one.status_code for one in seen] == [401, 401, 401, 429, 429]
     assert 0 < int(seen[-1].headers["retry-after"]) <= 60
     assert (await http.get("/v1/jobs")).status_code == 200
+
+
+async def test_lines_of_the_log_name_tenant_and_job(
+    http: httpx.AsyncClient, services: Services, request_body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, _ = await key(http, tenant="vision")
+    job_id = (await http.post("/v1/jobs", json=request_body, headers=headers)).json()["id"]
+
+    async def broken(*_: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(type(services.jobs), "get", broken)
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+        assert (await http.get(f"/v1/jobs/{job_id}", headers=headers)).status_code == 500
+    (line,) = [line for line in logged if line["event"] == "request_failed"]
+    assert (line["tenant"], line["job_id"]) == ("vision", job_id)
