@@ -2,7 +2,7 @@
 
     METAZOO_URL=… METAZOO_API_KEY=… METAZOO_ZOO_URL=… METAZOO_ZOO_API_KEY=… python examples/train_from_apis.py
 
-`metazoo up` writes all four to its ready file. Needs metazoo[client], Pillow and numpy.
+`metazoo up` writes all four: `source ~/.local/share/metazoo/ready.env`. Needs metazoo[client], Pillow and numpy.
 """
 
 import os

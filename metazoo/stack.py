@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import time
 import uuid
 from collections.abc import Callable
@@ -39,6 +40,17 @@ class Ready:
     def to_json(self) -> str:
         """The content of a ready file."""
         return json.dumps(self.__dict__, indent=1)
+
+    def to_shell(self, ready_file: Path) -> str:
+        """What a shell sources so that commands, the SDK and the examples find all of it."""
+        told = {
+            "METAZOO_READY_FILE": str(ready_file),
+            "METAZOO_URL": self.server_url,
+            "METAZOO_API_KEY": self.api_key,
+            "METAZOO_ZOO_URL": self.zoo_url,
+            "METAZOO_ZOO_API_KEY": self.models[0]["api_key"],
+        }
+        return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items())
 
 
 @dataclass
@@ -124,7 +136,8 @@ class Stack:
         environment = {
             "REDIS_URL": redis_url,
             "METAZOO_ARTIFACTS": str((self.data_dir / "artifacts").absolute()),
-            "METAZOO_ALLOW": f"127.0.0.1:{zoo_port}",
+            # its own zoo, and whatever else the person who starts it allows
+            "METAZOO_ALLOW": ",".join(filter(None, [f"127.0.0.1:{zoo_port}", os.environ.get("METAZOO_ALLOW")])),
             "METAZOO_SECRET_KEY": kept["secret_key"],
             "METAZOO_SERVER_API_KEY": kept["server_api_key"],
             "METAZOO_ZOO_URL": zoo_url,

@@ -119,7 +119,9 @@ def result(job: Job) -> str:
             if job.random_score is not None and shots in job.random_score.accuracy:
                 beside = f" (untrained: {job.random_score.accuracy[shots]:.1f} %)"
             lines.append(f"{shots}-shot accuracy {accuracy:.1f} ± {job.score.interval[shots]:.1f} %{beside}")
-    return "\n".join([*lines, f"next: metazoo models download {job.meta_model} FOLDER"])
+    return "\n".join(
+        [*lines, f"next: metazoo models predict {job.meta_model} IMAGE… --support FOLDER (a folder of images a class)"]
+    )
 
 
 def _api_bar(api: ApiProgress) -> ProgressBar:

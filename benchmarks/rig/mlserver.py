@@ -104,17 +104,21 @@ def serving(
     ways: int,
     folder: Path,
     *,
+    http: int | None = None,
     parallel_workers: int = 0,
     cores: Sequence[int] | None = None,
 ) -> Iterator[MLServer]:
-    """Export `module` (images to logits) into `folder` and serve it until the end of the block, on `cores`."""
+    """Export `module` (images to logits) into `folder` and serve it until the end of the block, on `cores`.
+
+    `http` is the port to listen on, any that is free where none is given. Raises `EnvironmentUnavailable`.
+    """
     python = environment()
     folder.mkdir(parents=True, exist_ok=True)
     images = torch.rand((2, *input_shape))
     exported = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(exported, folder / "teacher.pt2")
     (folder / "teacher_runtime.py").write_text(RUNTIME)
-    http, grpc, metrics = free_port(), free_port(), free_port()
+    http, grpc, metrics = http or free_port(), free_port(), free_port()
     settings: dict[str, Any] = {
         "host": "127.0.0.1",
         "http_port": http,

@@ -179,9 +179,10 @@ def list_jobs(
         typer.echo(page.model_dump_json())
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("job", "name", "status", "phase", "created", "images", "meta-model", box=None)
+    ids = (Column("job", no_wrap=True), Column("meta-model", overflow="fold"))  # to be copied: never cut
+    table = Table(ids[0], "name", "status", "phase", "created", "images", ids[1], box=None)
     for job in page.items:
         images = f"{job.budget.confirmed + job.budget.unconfirmed}/{job.budget.limit}"
         created = f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"

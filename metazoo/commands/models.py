@@ -40,9 +40,11 @@ def list_models(
         typer.echo(page.model_dump_json())
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("meta-model", "name", "method", "network", "created", "images", "accuracy", box=None)
+    table = Table(
+        Column("meta-model", no_wrap=True), "name", "method", "network", "created", "images", "accuracy", box=None
+    )
     for model in page.items:
         network = f"{model.backbone.backbone}-{model.backbone.width}"
         created = f"{model.created_at.astimezone():%Y-%m-%d %H:%M}"

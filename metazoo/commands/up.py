@@ -21,7 +21,10 @@ def up(
         Path, typer.Option(envvar="METAZOO_HOME", help="Keeps Redis, artefacts, secrets and logs.")
     ] = DATA_DIR,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Where to write addresses and keys as JSON. Default: DATA_DIR/ready.json.")
+        Path | None,
+        typer.Option(
+            help="Where to write addresses and keys as JSON, and for shells beside it (.env). Default: DATA_DIR/ready.json."
+        ),
     ] = None,
     acquirers: Annotated[int, typer.Option(min=1, help="APIs asked at once.")] = 32,
 ) -> None:
@@ -35,21 +38,27 @@ def up(
     signal.signal(signal.SIGTERM, interrupt)
     data_dir = data_dir.absolute()
     ready_file = (ready_file or data_dir / "ready.json").absolute()
+    shell_file = ready_file.with_suffix(".env")
+    if shell_file == ready_file:
+        raise typer.BadParameter("end it in .json: what shells source is written beside it, as .env")
     try:
         folder = zoo.absolute() if zoo else ensure(data_dir / "zoo", console)
         stack = Stack(data_dir, folder, acquirers, on_ready=lambda name: console.print(f"  {name:8} ready"))
         with stack:
+            private_files.write(shell_file, stack.ready.to_shell(ready_file))
             private_files.write(ready_file, stack.ready.to_json())
             console.print(f"zoo        {stack.ready.zoo_url}  ({len(stack.ready.models)} models)")
             console.print(f"server     {stack.ready.server_url}  (API reference at /docs)")
-            console.print(f"dashboard  {stack.ready.server_url}/  (sign in with api_key of the keys)")
-            console.print(f"keys       {ready_file}")
+            console.print(f"dashboard  {stack.ready.server_url}/  (sign in with METAZOO_API_KEY)")
+            console.print(f"keys       {ready_file}", soft_wrap=True)
+            console.print(f"next       source {shell_file}  (in another shell)", soft_wrap=True)
             console.print("Ctrl-C stops everything.")
             try:
                 while (ended := stack.ended()) is None:
                     time.sleep(0.2)
             finally:
                 ready_file.unlink(missing_ok=True)
+                shell_file.unlink(missing_ok=True)
             log = stack.log_of(ended)
             console.print(f"{ended} ended by itself. Its log {log} ends:\n{last_words(log)}", markup=False)
             sys.exit(1)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from metazoo.redis_server import free_port
+
 TEACHERS = 4
 
 
@@ -61,7 +63,13 @@ def zoo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_up(zoo_folder: Path) -> Iterator[Callable[[Path], Up]]:
+def foreign_port() -> int:
+    """A port of this machine that services may call, for a server that is not theirs."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def start_up(zoo_folder: Path, foreign_port: int) -> Iterator[Callable[[Path], Up]]:
     """Start a service in a folder; all are stopped in the end."""
     started: list[Up] = []
 
@@ -69,6 +77,7 @@ def start_up(zoo_folder: Path) -> Iterator[Callable[[Path], Up]]:
         ready_file = folder / "ready.json"
         arguments = ["up", "--zoo", zoo_folder, "--data-dir", folder / "data", "--ready-file", ready_file]
         environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        environment["METAZOO_ALLOW"] = f"127.0.0.1:{foreign_port}"
         process = subprocess.Popen(
             [sys.executable, "-m", "metazoo", *map(str, arguments)],
             env=environment,

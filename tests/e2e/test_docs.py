@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TRAINS = ROOT / "examples" / "train_from_apis.py"
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {TRAINS})
+FOREIGN = ROOT / "examples" / "any_oip_endpoint.py"
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {TRAINS, FOREIGN})
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,9 +48,40 @@ def test_an_example_runs(example: Path, up, trained: None, tmp_path: Path) -> No
     run_to_the_end([sys.executable, str(example)], up, tmp_path)
 
 
-def run_to_the_end(command: list[str], up, folder: Path) -> None:
+@pytest.mark.e2e
+@pytest.mark.timeout(800)  # MLServer is installed the first time
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.export", "ignore::DeprecationWarning")
+def test_the_example_of_any_endpoint_runs_against_an_mlserver(up, foreign_port: int, tmp_path: Path) -> None:
+    import torch
+
+    from benchmarks.rig import mlserver
+    from contracts.zoo import Normalisation
+    from dfml.nets import build_classifier
+
+    normalise = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    generator = torch.Generator().manual_seed(0)
+    teacher = build_classifier(8, (3, 16, 16), 5, normalisation=normalise, generator=generator)
+    try:
+        mlserver.environment()
+    except mlserver.EnvironmentUnavailable as error:
+        pytest.skip(str(error))
+    with mlserver.serving(teacher, (3, 16, 16), 5, tmp_path / "mlserver", http=foreign_port) as served:
+        told = run_to_the_end([sys.executable, str(FOREIGN)], up, tmp_path, OIP_URL=served.url)
+    assert "tells 5 classes apart" in told
+    assert "paid for 256 of 256 images" in told
+
+
+def test_every_example_is_named_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for example in (TRAINS, FOREIGN, *EXAMPLES):
+        assert f"(examples/{example.name})" in readme
+
+
+def run_to_the_end(command: list[str], up, folder: Path, **more: str) -> str:
+    """What it printed."""
     environment = {
         **os.environ,
+        **more,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "METAZOO_READY_FILE": str(up.ready_file),
         "METAZOO_URL": up.ready["server_url"],
@@ -59,6 +91,7 @@ def run_to_the_end(command: list[str], up, folder: Path) -> None:
     }
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

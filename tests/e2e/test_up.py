@@ -1,6 +1,7 @@
 """`metazoo up` as a process: it starts all, restarts none silently, and leaves nothing behind."""
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def test_it_stops_everything_it_started(start_up, run, tmp_path: Path) -> None:
     up = start_up(tmp_path)
     processes = family(up.process.pid)
     assert {"redis", "zoo", "server", "acquire", "learn"} == set(up.ready["pids"])
+    shell_file = up.ready_file.with_suffix(".env")
+    assert shell_file.stat().st_mode & 0o077 == 0
+    show = f'source "{shell_file}" && echo $METAZOO_URL $METAZOO_API_KEY $METAZOO_ZOO_URL $METAZOO_READY_FILE'
+    told = subprocess.run(["bash", "-euc", show], capture_output=True, text=True, check=True).stdout.split()
+    assert told == [up.ready["server_url"], up.ready["api_key"], up.ready["zoo_url"], str(up.ready_file)]
     second = run("up", "--data-dir", str(tmp_path / "data"), "--zoo", str(tmp_path))
     assert second.returncode == 1
     assert "another" in second.stderr
@@ -25,6 +31,7 @@ def test_it_stops_everything_it_started(start_up, run, tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert not alive
     assert not up.ready_file.exists()
+    assert not shell_file.exists()
 
 
 def test_a_part_that_dies_is_reported_and_not_restarted(start_up, tmp_path: Path) -> None:

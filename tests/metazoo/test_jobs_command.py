@@ -198,7 +198,7 @@ def test_watch_tells_in_lines_what_a_person_wants_to_know(command: Any, job: Mak
         "00:00:09 succeeded",
         "job_1 succeeded: meta-model mm_1; 21 of 100 images spent",
         "1-shot accuracy 40.9 ± 0.8 % (untrained: 29.3 %)",
-        "next: metazoo models download mm_1 FOLDER",
+        "next: metazoo models predict mm_1 IMAGE… --support FOLDER (a folder of images a class)",
     ]
 
 
