@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any
 
@@ -24,13 +24,14 @@ from contracts import oip
 from contracts.problems import Fault, ProblemError
 from dfml.pictures import MOST_PIXELS, BadPicture, drawn, opened
 from metering import gate
-from metering.gate import Admission, Limits
+from metering.gate import UNLIMITED, Admission, Limits
 from metering.scripts import StoreUnavailable
 
 UNCHARGED = "nothing was charged"
 REVOKED = "the key was revoked: ask the host for a new one"
 EXPIRED = "the key has expired: ask the host for a new one"
 QUICK = 2**16  # bytes of a body that is read faster than another thread is woken
+FEW = 8  # images whose answer takes about as long as their charge
 BUSY_SECONDS = 1  # to wait after the zoo was too slow
 
 
@@ -74,8 +75,13 @@ async def classify(
 async def deliver(
     services: Services, caller: str, model: Model, asked: Asked, *, idempotency_key: str | None
 ) -> Response:
-    """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget."""
-    with services.engine.expecting(model, asked.images):
+    """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget.
+
+    A few images of a key in good standing are computed while they are charged; their answer waits for the charge.
+    """
+    early = len(asked.images) <= FEW and idempotency_key is None and services.gate.granted_last(caller)
+    computing = services.engine.answer(model, asked.images) if early else None
+    try:
         with anyio.CancelScope(shield=True):  # what was charged must be known, or it could not be given back
             admission = await admit(
                 services.gate,
@@ -85,13 +91,16 @@ async def deliver(
                 idempotency_key=idempotency_key,
                 digest=asked.digest,
             )
+    except BaseException:
+        if computing is not None and not computing.cancel():
+            computing.exception()  # seen: there is nobody to tell
+        raise
     if admission.answer is not None:
         return respond(asked, admission, admission.answer)
     try:
-        raw = await _compute(services, model, asked.images)
+        raw = await _compute(services, model, computing or services.engine.answer(model, asked.images))
         response = respond(asked, admission, raw)
-        if not services.gate.finish(admission):
-            await services.gate.settle(admission, raw)
+        await services.gate.settle(admission, raw)
     except gate.TakenOver:
         wait = {"Retry-After": "1"}
         raise ProblemError("in-progress", "another request took this one over: send it again", headers=wait) from None
@@ -207,21 +216,30 @@ def unauthorised(detail: str) -> ProblemError:
 
 def limit_headers(limits: Limits) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10); empty where nothing is limited."""
-    policies: list[Any] = []
-    states: list[Any] = []
+    if limits is UNLIMITED:
+        return {}
+    told: list[tuple[str, tuple[int, int | None, str], str]] = []  # name; quota, window, unit; state
     for name, rate, unit in (("burst", limits.images, "images"), ("requests", limits.requests, "requests")):
         if rate is not None:
             window = max(1, math.ceil(rate.burst / rate.per_second))
-            policies.append((name, {"q": rate.burst, "w": window, "qu": unit}))
-            states.append((name, {"r": rate.left, "t": math.ceil(rate.reset)}))
+            told.append((name, (rate.burst, window, unit), f"r={rate.left};t={math.ceil(rate.reset)}"))
     if limits.concurrency is not None:
-        policies.append(("concurrency", {"q": limits.concurrency, "qu": "concurrent-requests"}))
-        states.append(("concurrency", {"r": limits.concurrency_left}))
+        told.append(("concurrency", (limits.concurrency, None, "concurrent-requests"), f"r={limits.concurrency_left}"))
     if limits.budget is not None:
-        policies.append(("budget", {"q": limits.budget, "qu": "images"}))
-        states.append(("budget", {"r": limits.budget_left}))
-    headers = {"RateLimit-Policy": policies, "RateLimit": states}
-    return {name: http_sf.ser(fields) for name, fields in headers.items() if fields}
+        told.append(("budget", (limits.budget, None, "images"), f"r={limits.budget_left}"))
+    if not told:
+        return {}
+    policy = _policy(tuple((name, *quota) for name, quota, _ in told))
+    return {"RateLimit-Policy": policy, "RateLimit": ", ".join(f'"{name}";{state}' for name, _, state in told)}
+
+
+@lru_cache(1024)
+def _policy(quotas: tuple[tuple[str, int, int | None, str], ...]) -> str:
+    """What changes of a key only when it is topped up."""
+    told: list[Any] = []
+    for name, quota, window, unit in quotas:
+        told.append((name, {"q": quota, **({} if window is None else {"w": window}), "qu": unit}))
+    return http_sf.ser(told)
 
 
 def respond(asked: Asked, admission: Admission, raw: bytes) -> Response:
@@ -254,10 +272,12 @@ def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
     return json.dumps(answers).encode(), {"Content-Type": "application/json"}
 
 
-async def _compute(services: Services, model: Model, images: Tensor) -> bytes:
+async def _compute(services: Services, model: Model, computing: "asyncio.Future[bytes]") -> bytes:
+    if computing.done() and model.rehearsal is None:
+        return computing.result()
     try:
         async with asyncio.timeout(services.settings.answer_seconds) as limit:
-            raw = await services.engine.answer(model, images)
+            raw = await computing
             if model.rehearsal is None:
                 return raw
             turn = model.rehearsal.turn()

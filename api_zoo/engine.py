@@ -1,15 +1,12 @@
 """Computes off the event loop, and small requests of one model together.
 
-A request that finds the engine idle is computed at once. While a batch runs, small requests of its model gather and make up
-the next one. Those that are expected (they are being charged) are waited for, for a few milliseconds at most; a request that
-nobody follows never waits.
+Small requests of a model gather while others of it keep arriving, for a few milliseconds at most, and while a batch of it runs;
+they make up the next batch. A request that nobody follows is computed at once.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +15,8 @@ from torch import Tensor
 from api_zoo.inference import Model
 from dfml.teachers import CHUNK
 
-WINDOW = 0.002  # seconds that a request waits for others at most
+WINDOW = 0.005  # seconds that a request waits for others at most
+QUIET = 2  # turns of the event loop in which nobody came; one reads the sockets, the next what they brought
 
 
 @dataclass(slots=True)
@@ -27,10 +25,12 @@ class _Queue:
 
     model: Model
     dtype: torch.dtype
-    expected: int = 0  # requests that may join soon
     waiting: deque[tuple[Tensor, "asyncio.Future[bytes]", float]] = field(default_factory=deque)
+    images: int = 0  # of all that wait
+    joined: bool = False  # somebody, since the last look
+    quiet: int = 0  # looks since somebody joined
+    looking: bool = False
     running: bool = False
-    timer: asyncio.Handle | None = None
 
 
 class Engine:
@@ -46,65 +46,44 @@ class Engine:
         """End the threads; what still waits is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    @contextmanager
-    def expecting(self, model: Model, images: Tensor) -> Iterator[None]:
-        """Inside, others of the model wait a little for these images; then `answer` is called, or they do not come."""
-        queue = self._queue(model, images)
-        queue.expected += 1
-        try:
-            yield
-        finally:
-            queue.expected -= 1
-            if not queue.expected:
-                self._plan(queue, 0)  # after whoever is ready now has joined
-
-    async def answer(self, model: Model, images: Tensor) -> bytes:
-        """`model.answer(images)`, computed on another thread."""
+    def answer(self, model: Model, images: Tensor) -> "asyncio.Future[bytes]":
+        """`model.answer(images)`, to be computed on another thread; who cancels it before that is left out."""
         loop = asyncio.get_running_loop()
         if len(images) >= CHUNK:
-            return await loop.run_in_executor(self._pool, model.answer, images)
-        queue = self._queue(model, images)
-        answer: asyncio.Future[bytes] = loop.create_future()
-        queue.waiting.append((images, answer, loop.time()))
-        if not queue.running and queue.timer is None:
-            self._plan(queue, WINDOW if queue.expected else 0)
-        return await answer
-
-    def _queue(self, model: Model, images: Tensor) -> _Queue:
+            return loop.run_in_executor(self._pool, model.answer, images)
         key = (model, images.dtype)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = _Queue(model, images.dtype)
-        return queue
+        answer: asyncio.Future[bytes] = loop.create_future()
+        queue.waiting.append((images, answer, loop.time()))
+        queue.images += len(images)
+        queue.joined = True
+        if not queue.looking and not queue.running:
+            queue.looking = True
+            loop.call_soon(self._look, queue)
+        return answer
 
-    def _plan(self, queue: _Queue, seconds: float) -> None:
-        if queue.timer is not None:
-            queue.timer.cancel()
+    def _look(self, queue: _Queue) -> None:
+        """Start a batch if nobody else is coming, or enough are there, or the first has waited long enough."""
         loop = asyncio.get_running_loop()
-        queue.timer = loop.call_later(seconds, self._start, queue) if seconds else loop.call_soon(self._start, queue)
-
-    def _start(self, queue: _Queue) -> None:
-        queue.timer = None
-        while queue.waiting and queue.waiting[0][1].done():  # the caller went away
-            queue.waiting.popleft()
-        if not queue.running and not queue.waiting and not queue.expected:
-            self._queues.pop((queue.model, queue.dtype), None)  # the model may go
-        if queue.running or not queue.waiting:
-            return
-        loop = asyncio.get_running_loop()
-        age = loop.time() - queue.waiting[0][2]
-        count = sum(len(images) for images, _, _ in queue.waiting)
-        if queue.expected and age < WINDOW and count < CHUNK:
-            self._plan(queue, WINDOW - age)
+        queue.quiet = 0 if queue.joined else queue.quiet + 1
+        queue.joined = False
+        early = queue.waiting and queue.quiet < QUIET and queue.images < CHUNK
+        queue.looking = bool(early and loop.time() - queue.waiting[0][2] < WINDOW)
+        if queue.looking:
+            loop.call_soon(self._look, queue)
             return
         batch: list[tuple[Tensor, asyncio.Future[bytes]]] = []
         count = 0
         while queue.waiting and (not batch or count + len(queue.waiting[0][0]) <= CHUNK):
             images, answer, _ = queue.waiting.popleft()
-            if not answer.done():
+            queue.images -= len(images)
+            if not answer.done():  # its caller did not go away
                 batch.append((images, answer))
                 count += len(images)
         if not batch:
+            self._queues.pop((queue.model, queue.dtype), None)  # the model may go
             return
         queue.running = True
         self.batches += 1
@@ -130,4 +109,4 @@ class Engine:
             else:
                 answer.set_result(rows[at : at + size])
             at += size
-        self._plan(queue, 0)
+        self._look(queue)

@@ -70,7 +70,6 @@ async def open_services(
             opened.push_async_callback(disconnect, redis)
         scripts = Scripts(redis)
         gate = gate or Gate(redis, scripts, lease_seconds=settings.answer_seconds + 5)
-        opened.push_async_callback(gate.aclose)
         engine = Engine(settings.threads)
         opened.callback(engine.close)
         computing = anyio.CapacityLimiter(settings.threads)

@@ -10,8 +10,8 @@ from torch import nn
 class Shelf:
     """Modules by name, shared by all threads.
 
-    Holds at most `most` bytes of parameters and buffers, but always the module used last. What is taken off while it
-    computes ends with its last user.
+    Holds at most `most` bytes of parameters, buffers and what parts say they hold beside them (`held_bytes`), but always the
+    module used last. What is taken off while it computes ends with its last user.
     """
 
     def __init__(self, most: int) -> None:
@@ -52,6 +52,7 @@ class Shelf:
 
     def _put(self, name: str, module: nn.Module) -> None:
         size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+        size += sum(getattr(part, "held_bytes", 0) for part in module.modules())
         with self._guard:
             self._held[name] = (module, size)
             self._bytes += size

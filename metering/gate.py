@@ -2,17 +2,16 @@
 
     admission = await gate.admit(...)      # charged, and durable, before anything is computed
     answer = compute()
-    await gate.settle(admission, answer)   # before the answer leaves; or `finish`, where it cannot be asked for again
+    await gate.settle(admission, answer)   # before the answer leaves
     await gate.refund(admission)           # instead, when it ends in anything but an answer
 
-A granted request leaves a mark. Under the same idempotency key the same request gets the same answer for 24 hours and is not
-charged again, also when the process that charged it died: its mark is a lease, and who comes after it computes in its place.
-Only the newest turn may settle or refund, once.
+A granted request with an idempotency key leaves a mark. Under the same key the same request gets the same answer for 24 hours
+and is not charged again, also when the process that charged it died: its mark is a lease, and who comes after it computes in
+its place. Only the newest turn may settle or refund, once. Of a request without such a key the charge is all there is to know:
+it is charged in one step, and settling it asks Redis for nothing but its slot, where requests at once are counted.
 """
 
-import asyncio
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,12 +19,12 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from metering import keyring
-from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
+from metering.scripts import MICROSECONDS, Scripts, store_errors
 
 REPLAY_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 65.0  # the longest that a request may run, and 5 s
 LARGEST_ANSWER = 256 * 1024  # bytes kept for replay
-SWEEP_SECONDS = 0.05  # that marks of finished requests are gathered
+GRANTED = 10_000  # keys of which it is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,10 @@ class Limits:
     budget_left: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+UNLIMITED = Limits()
+
+
+@dataclass(slots=True)
 class Admission:
     """A request that may be answered.
 
@@ -68,6 +70,8 @@ class Admission:
     mark: str  # Redis key of the request's mark
     turn: int  # counts the processes that computed it
     repeatable: bool = True  # it came with an idempotency key
+    day: str = ""  # of the charge, as usage is counted
+    ended: bool = False  # settled or refunded here
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +171,11 @@ class Gate:
         self._scripts = scripts
         self._replay = round(replay_seconds * MICROSECONDS)
         self._lease = round(lease_seconds * MICROSECONDS)
-        self._finished: dict[str, list[str]] = {}  # marks by key
-        self._sweep: asyncio.Task[None] | None = None
+        self._granted: set[str] = set()  # keys whose last request was granted here
+
+    def granted_last(self, key_id: str) -> bool:
+        """Whether this gate granted the key's last request. A hint of what comes, no promise."""
+        return key_id in self._granted
 
     async def admit(
         self, key_id: str, *, model: str, images: int, idempotency_key: str | None, digest: str
@@ -187,14 +194,19 @@ class Gate:
             keys=_keys(key_id, mark),
             args=[model, images, digest, charge, self._lease, self._replay, int(idempotency_key is not None)],
         )
+        if verdict != b"charged":
+            self._granted.discard(key_id)
+        elif len(self._granted) < GRANTED:
+            self._granted.add(key_id)
         if verdict == b"unknown":
             raise KeyRevoked("there is no such key")
         limits, rest = _limits(found[0]), found[1:]
         match verdict.decode():
             case "charged" | "resumed" as kind:
                 charge, cost, turn = rest[0].decode(), int(rest[1]), int(rest[2])
+                day = rest[3].decode() if kind == "charged" else ""
                 again = idempotency_key is not None
-                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, again)
+                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, again, day)
             case "replayed":
                 return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
             case "revoked":
@@ -223,43 +235,20 @@ class Gate:
 
         Raises `TakenOver` or `StoreUnavailable`: the answer must not leave.
         """
+        if admission.kind == "replayed":
+            return
         kept = answer if len(answer) <= LARGEST_ANSWER else b""
-        if admission.kind != "replayed" and not await self._end("answered", admission, kept):
+        if admission.ended or not await self._end("answered", admission, kept):
             raise TakenOver
-
-    def finish(self, admission: Admission) -> bool:
-        """End a request with an answer, without waiting for Redis; False where only `settle` can.
-
-        Of a request without an idempotency key, whose charge is all that there is to know of it; not of a key whose
-        requests at once are counted. Its mark is taken away a little later, with those of others.
-        """
-        if admission.repeatable or admission.limits.concurrency is not None:
-            return False
-        self._finished.setdefault(admission.key_id, []).append(admission.mark)
-        loop = asyncio.get_running_loop()
-        if self._sweep is None or self._sweep.done() or self._sweep.get_loop() is not loop:
-            self._sweep = loop.create_task(self._take_away())
-        return True
-
-    async def aclose(self) -> None:
-        """Wait until nothing that was finished is left to take away. Call it before the Redis client is closed."""
-        if self._sweep is not None:
-            await asyncio.wait([self._sweep])
-
-    async def _take_away(self) -> None:
-        while self._finished:
-            await asyncio.sleep(SWEEP_SECONDS)
-            finished, self._finished = self._finished, {}
-            for marks in finished.values():
-                with suppress(StoreUnavailable):  # they end by themselves
-                    await self._scripts.run("marks_delete", keys=marks, args=[])
+        admission.ended = True
 
     async def refund(self, admission: Admission) -> None:
         """End the request without an answer: its images go back to the budget, unless another process has taken it over
         or it was answered before. May be called again after `StoreUnavailable`: images are given back once.
         """
-        if admission.kind != "replayed":
+        if admission.kind != "replayed" and not admission.ended:
             await self._end("refunded", admission, b"")
+            admission.ended = True
 
     async def audit(self, key_id: str, *, after: str | None = None, limit: int = 1000) -> list[Entry]:
         """Up to `limit` entries of a key's audit stream, oldest first, from behind the entry `after`."""
@@ -280,12 +269,14 @@ class Gate:
         ]
 
     async def _end(self, outcome: str, admission: Admission, answer: bytes) -> bool:
-        ended = await self._scripts.run(
-            "gate_settle",
-            keys=_keys(admission.key_id, admission.mark),
-            args=[outcome, admission.charge, admission.turn, admission.model, answer],
-        )
-        return bool(ended)
+        keys, charge = _keys(admission.key_id, admission.mark), [outcome, admission.charge, admission.model]
+        if admission.repeatable:
+            return bool(await self._scripts.run("gate_settle", keys=keys, args=[*charge, admission.turn, answer]))
+        if outcome == "refunded" or admission.limits.concurrency is not None:
+            await self._scripts.run(
+                "gate_end", keys=keys, args=[*charge, admission.cost, admission.day, 2 * self._lease]
+            )
+        return True
 
 
 def _keys(key_id: str, mark: str) -> list[str]:
@@ -294,6 +285,8 @@ def _keys(key_id: str, mark: str) -> list[str]:
 
 def _limits(state: list[bytes]) -> Limits:
     """From what the script tells, empty where unlimited."""
+    if not state:
+        return UNLIMITED
     return Limits(_rate(state[0:4]), _rate(state[4:8]), *(int(count) if count else None for count in state[8:12]))
 
 

@@ -1,21 +1,21 @@
 """Loads the Lua of `metering/lua` and runs it by `EVALSHA`, the source sent again if Redis forgot it.
 
-Scripts that are wanted while others are on their way are sent together: however many requests are served at once, one
-connection and one write to disk at a time carry them all.
+All of one client go over one connection, none waiting for the answers of others; Redis writes to disk once for all that it
+finds together.
 
 Every script begins with the same prelude, which is the only place where time is read: `TIME` of the Redis server in
 production, the value of a key in tests. Redis 6.2 commands only.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,9 +24,10 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    ResponseError,
     TimeoutError,
 )
+
+from metering.wire import Line
 
 MICROSECONDS = 1_000_000
 CONNECTIONS = 50  # of one process at once
@@ -87,12 +88,12 @@ async def disconnect(redis: Redis) -> None:
 
     Closed before that, it would open a connection again, which nobody would close.
     """
-    while sending := _sending.get(redis):
-        await asyncio.wait(sending)
+    if line := _lines.get(redis):
+        await line.quiet()
     await redis.aclose()
 
 
-_sending: "WeakKeyDictionary[Redis, set[asyncio.Task[None]]]" = WeakKeyDictionary()
+_lines: "WeakKeyDictionary[Redis, Line]" = WeakKeyDictionary()
 
 
 @lru_cache(256)
@@ -103,14 +104,6 @@ def source(name: str, *, clock_key: str | None = None) -> str:
     return "".join([clock, *((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name))])
 
 
-class _Call(NamedTuple):
-    text: str
-    sha: str
-    keys: Sequence[str]
-    args: Sequence[str | bytes | int | float]
-    answer: "asyncio.Future[Any]"
-
-
 class Scripts:
     """The scripts of `metering/lua` over one Redis client.
 
@@ -118,10 +111,8 @@ class Scripts:
     """
 
     def __init__(self, redis: Redis, *, clock_key: str | None = None) -> None:
-        self._redis = redis
+        self._line = _lines.setdefault(redis, Line(redis.connection_pool))
         self._clock_key = clock_key
-        self._waiting: list[_Call] = []
-        self._sender: asyncio.Task[None] | None = None
 
     async def run(self, name: str, *, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
         """Run script `name` and return its answer. Raises `StoreUnavailable`.
@@ -129,69 +120,18 @@ class Scripts:
         A caller that is cancelled no longer hears of the outcome; the script may have run, or may yet run.
         """
         text = source(name, clock_key=self._clock_key)
-        loop = asyncio.get_running_loop()
-        call = _Call(text, _sha(text), keys, args, loop.create_future())
-        self._waiting.append(call)
-        if self._sender is None or self._sender.done() or self._sender.get_loop() is not loop:
-            self._sender = loop.create_task(self._send())
-            senders = _sending.setdefault(self._redis, set())
-            senders.add(self._sender)
-            self._sender.add_done_callback(senders.discard)
         with store_errors():
-            return await call.answer
-
-    async def _send(self) -> None:
-        """Until nothing waits, send together whatever does."""
-        while self._waiting:
-            calls, self._waiting = self._waiting, []
             try:
-                answers = await self._together(calls, known=True)
-                forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-                if forgotten:  # none of these has run
-                    again = await self._together([calls[at] for at in forgotten], known=False)
-                    for at, answer in zip(forgotten, again, strict=True):
-                        answers[at] = answer
-            except BaseException as error:
-                answers = [error if isinstance(error, Exception) else ConnectionError("stopped")] * len(calls)
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                for call, answer in zip(calls, answers, strict=True):
-                    if call.answer.done():
-                        continue  # its caller was cancelled
-                    if isinstance(answer, Exception):
-                        call.answer.set_exception(answer)
-                    else:
-                        call.answer.set_result(answer)
-
-    async def _together(self, calls: Sequence[_Call], *, known: bool) -> list[Any]:
-        # what a pipeline of the client does, without its accounts of each command
-        command = "EVALSHA" if known else "EVAL"
-        packed = [
-            _packed(command, call.sha if known else call.text, len(call.keys), *call.keys, *call.args) for call in calls
-        ]
-        pool: Any = self._redis.connection_pool
-        connection = await pool.get_connection()
-        answers: list[Any] = []
-        try:
-            await connection.send_packed_command(packed)
-            for _ in calls:
-                try:
-                    answers.append(await connection.read_response())
-                except ResponseError as error:
-                    answers.append(error)
-        except BaseException:  # what it would answer next belongs to nobody
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await pool.release(connection)
-        return answers
+                return await self._line.send(_packed("EVALSHA", _sha(text), len(keys), *keys, *args))
+            except NoScriptError:  # it has not run
+                return await self._line.send(_packed("EVAL", text, len(keys), *keys, *args))
 
 
 def _packed(*parts: str | bytes | float) -> bytes:
     """A command as Redis reads it."""
-    told = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-    return b"*%d\r\n" % len(told) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in told])
+    pack: Any = hiredis.pack_command  # whose stub allows one part
+    command: bytes = pack(parts)
+    return command
 
 
 @lru_cache(256)

@@ -1,7 +1,6 @@
 """Images as tensors: infer, of the Open Inference Protocol v2.
 
-Described by the signature of `infer` and served past it, by `infer_at_once`: solving dependencies would take longer than
-computing a small answer.
+Described by the signature of `infer` and served past it, by `infer_at_once`.
 """
 
 from collections.abc import Callable, Coroutine
@@ -9,16 +8,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from api_zoo.answering import UNCHARGED, answer
-from api_zoo.inference import Model
 from api_zoo.routes.access import KeyDep, ModelDep, ServicesDep, asking, host
 from api_zoo.routes.description import ANSWER_HEADERS, LONGEST_KEY, IdempotencyKey, Responses, problems
-from api_zoo.services import Services
 from contracts import oip
 from contracts.problems import Fault, ProblemError
-from contracts.zoo import Key
-from metering.keyring import Caller
+
+_HEADER = oip.HEADER.lower().encode()
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
@@ -66,16 +64,6 @@ _ANSWER: Responses = {
 }
 
 
-def refuse_encoding(request: Request) -> None:
-    """Raises 415 for what is no JSON and no raw tensors."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send gzip or deflate")
-    media = request.headers.get("content-type", oip.BINARY).partition(";")[0].strip().lower()
-    if media not in {"application/json", oip.BINARY}:
-        raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
-
-
 async def infer(
     request: Request,
     services: ServicesDep,
@@ -86,33 +74,43 @@ async def infer(
         str | None, Header(alias=oip.HEADER, description="Bytes of the JSON part of the body.")
     ] = None,
 ) -> Response:
-    return await _infer(request, services, key, model, idempotency_key, header_length)
-
-
-async def _infer(
-    request: Request,
-    services: Services,
-    caller: Caller | Key,
-    model: Model,
-    idempotency_key: str | None,
-    header_length: str | None,
-) -> Response:
-    refuse_encoding(request)
-    body = bytearray()  # may be written to, so that its tensors are used where they lie
-    async for piece in request.stream():
-        body += piece
-    return await answer(services, caller.id, model, body, header_length=header_length, idempotency_key=idempotency_key)
+    return await infer_at_once(request)
 
 
 async def infer_at_once(request: Request) -> Response:
-    """What `infer` does. Solving dependencies would take longer than computing a small answer."""
+    """The answer. Solving dependencies would take longer than computing a small one."""
     other = host(request)
     zoo, caller, model = await (asking if other is None else other.asking)(request)
-    idempotency_key = request.headers.get("idempotency-key")
+    sent = {name: value.decode("latin-1") for name, value in reversed(request.scope["headers"])}  # of several the first
+    idempotency_key = sent.get(b"idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= LONGEST_KEY:
         fault = Fault(field="idempotency-key", message=f"must have 1 to {LONGEST_KEY} characters")
         raise ProblemError("invalid-request", UNCHARGED, errors=[fault])
-    return await _infer(request, zoo, caller, model, idempotency_key, request.headers.get(oip.HEADER))
+    refuse_encoding(sent.get(b"content-encoding", "identity"), sent.get(b"content-type", oip.BINARY))
+    body = await body_of(request)
+    header_length = sent.get(_HEADER)
+    return await answer(zoo, caller.id, model, body, header_length=header_length, idempotency_key=idempotency_key)
+
+
+def refuse_encoding(encoding: str, media: str) -> None:
+    """Raises 415 for what is no JSON and no raw tensors."""
+    if encoding.strip().lower() != "identity":
+        raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send gzip or deflate")
+    media = media.partition(";")[0].strip().lower()
+    if media not in {"application/json", oip.BINARY}:
+        raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
+
+
+async def body_of(request: Request) -> bytearray:
+    """The whole body, which may be written to, so that its tensors are used where they lie."""
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
 
 
 class _InferRoute(APIRoute):

@@ -18,16 +18,13 @@ class Free(Gate):
     def __init__(self) -> None:
         """Without a store."""
 
-    async def admit(self, key_id: str, *, model: str, images: int, **more: Any) -> Admission:
-        """A charge that is none."""
-        return Admission("charged", "", images, None, Limits(), key_id, model, "", 1)
-
-    def finish(self, admission: Admission) -> bool:
-        """Nothing to finish."""
+    def granted_last(self, key_id: str) -> bool:
+        """Every request is."""
         return True
 
-    async def aclose(self) -> None:
-        """Nothing to wait for."""
+    async def admit(self, key_id: str, *, model: str, images: int, **more: Any) -> Admission:
+        """A charge that is none."""
+        return Admission("charged", "", images, None, Limits(), key_id, model, "", 1, repeatable=False)
 
     async def settle(self, admission: Admission, answer: bytes) -> None:
         """Nothing to settle."""

@@ -15,10 +15,12 @@ class OnnxProgram(nn.Module):
     """float32 (n, 3, h, w) -> float32 (n, ways).
 
     The file must hold its weights itself. A file that was exported for one image at a time is asked one at a time.
+    `held_bytes` is the size of the file: what its session holds at least, outside torch's sight.
     """
 
     def __init__(self, content: bytes, shape: tuple[int, int, int]) -> None:
         super().__init__()
+        self.held_bytes = len(content)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4

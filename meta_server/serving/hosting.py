@@ -35,4 +35,3 @@ async def hosting(settings: Settings, redis: Redis) -> AsyncIterator[Services]:
         )
     finally:
         engine.close()
-        await gate.aclose()

@@ -2,9 +2,10 @@
 -- but that the clock was set back.
 -- KEYS: key record, mark of the request, audit stream, slots of running requests, usage by day.
 -- ARGV: model, images, digest of the body, charge id, lease and replay window in microseconds, 1 if the request may come again
--- (it has an idempotency key, and the mark is named by that).
+-- (it has an idempotency key, and the mark is named by that). One that cannot leaves no mark: its charge is all there is of it.
 -- Answers {'unknown'} or {verdict, limits, ...}; limits are burst, burst left, microseconds until it is full, rate, the same
--- four of requests, concurrency and what is left of it, budget and budget left; '' where there is no limit.
+-- four of requests, concurrency and what is left of it, budget and budget left; '' where there is no limit, nothing at all
+-- where there is none of any.
 local record, mark, audit, slots, usage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local model, images, charge = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local digest = model .. ' ' .. ARGV[3]  -- the same body sent to another model is another request
@@ -46,6 +47,7 @@ local function state(limit)
 end
 
 local function answer(verdict, ...)
+  if not (of_images or of_requests or concurrency or budget) then return {verdict, {}, ...} end
   local limits = {'', '', '', '', '', '', '', '', '', '', '', ''}
   limits[1], limits[2], limits[3], limits[4] = state(of_images)
   limits[5], limits[6], limits[7], limits[8] = state(of_requests)
@@ -76,7 +78,10 @@ local expires = key[5] and tonumber(key[5])  -- nil or false where it never does
 if expires and at >= expires then return answer('expired') end
 
 -- A request seen before was decided and charged once and for all.
-local seen = redis.call('HMGET', mark, 'digest', 'state', 'charge', 'cost', 'deadline', 'until', 'answer')
+local seen = {}
+if repeatable then
+  seen = redis.call('HMGET', mark, 'digest', 'state', 'charge', 'cost', 'deadline', 'until', 'answer')
+end
 if seen[1] and tonumber(seen[6]) > at then
   if seen[1] ~= digest then return answer('reused') end
   if seen[2] == 'running' and tonumber(seen[5]) > at then return answer('running', whole(tonumber(seen[5]) - at)) end
@@ -109,9 +114,10 @@ spent = redis.call('HINCRBY', record, 'spent', images)
 redis.call('HINCRBY', usage, day .. ' ' .. model, images)
 redis.call('XADD', audit, '*', 'kind', 'charge', 'charge', charge, 'model', model, 'images', images, 'at', whole(at))
 if concurrency and seen[3] then running = running - redis.call('ZREM', slots, seen[3]) end  -- its window is over
-redis.call('DEL', mark)
-redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1, 'day', day,
-  'deadline', whole(at + lease), 'until', whole(at + window), 'repeatable', repeatable and 1 or 0)
--- collects garbage; `until` decides. Nobody asks for one that cannot come again, but who refunds it
-redis.call('PEXPIRE', mark, whole(math.ceil((repeatable and window + lease or 2 * lease) / 1000)))
-return answer('charged', charge, images, 1)
+if repeatable then
+  redis.call('DEL', mark)
+  redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1, 'day', day,
+    'deadline', whole(at + lease), 'until', whole(at + window))
+  redis.call('PEXPIRE', mark, whole(math.ceil((window + lease) / 1000)))  -- collects garbage; `until` decides
+end
+return answer('charged', charge, images, 1, day)

@@ -49,6 +49,13 @@ local function spent(budget, hold, outcome)
   end
 end
 
+-- Gives the images of a charge back to an API key: to its budget, its usage and its audit stream.
+local function give_back(record, audit, usage, charge, model, images, day)
+  redis.call('HINCRBY', record, 'spent', -images)
+  redis.call('HINCRBY', usage, day .. ' ' .. model, -images)
+  redis.call('XADD', audit, '*', 'kind', 'refund', 'charge', charge, 'model', model, 'images', images, 'at', whole(now()))
+end
+
 -- Sets every field of a JSON object of strings.
 local function set_fields(key, json)
   for field, value in pairs(cjson.decode(json)) do

@@ -71,7 +71,8 @@ async def test_what_arrives_while_a_batch_runs_is_computed_together(engine: Engi
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask, 1)
-        await anyio.wait_all_tasks_blocked()
+        while not model.batches:  # noqa: ASYNC110 - it runs on a thread
+            await anyio.sleep(0.001)
         for n in (2, 3, 4, 30, 31):
             tasks.start_soon(ask, n)
         await anyio.wait_all_tasks_blocked()
@@ -80,29 +81,45 @@ async def test_what_arrives_while_a_batch_runs_is_computed_together(engine: Engi
     assert answers == {n: Model.answer(model, images(n, seed=n)) for n in (1, 2, 3, 4, 30, 31)}
 
 
-async def test_those_that_are_expected_are_waited_for_and_nobody_else(engine: Engine) -> None:
+async def test_those_who_keep_coming_are_waited_for_and_nobody_else(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api_zoo.engine.WINDOW", 600.0)
     model = Counting()
     model.go.release(10)
     await engine.answer(model, images(1))
-    assert model.batches == [1]
-
-    async def follow() -> None:
-        with engine.expecting(model, images(2)):
-            await anyio.lowlevel.checkpoint()
-        await engine.answer(model, images(2))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow)
-        tasks.start_soon(engine.answer, model, images(1))
-    assert model.batches == [1, 3]
+    asked = []
+    for n in (1, 2, 3):
+        asked.append(engine.answer(model, images(n)))
+        await anyio.lowlevel.checkpoint()
+    for answer in asked:
+        await answer
+    assert model.batches == [1, 1 + 2 + 3]
 
 
-async def test_a_full_batch_waits_for_nobody(engine: Engine) -> None:
+async def test_nobody_is_waited_for_beyond_the_window(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api_zoo.engine.WINDOW", 0.0)
     model = Counting()
     model.go.release(10)
-    with engine.expecting(model, images(1)):
-        await engine.answer(model, images(CHUNK))
-    assert model.batches == [CHUNK]
+    first = engine.answer(model, images(1))
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
+    second = engine.answer(model, images(2))
+    await first
+    await second
+    assert model.batches == [1, 2]
+
+
+async def test_a_full_batch_waits_for_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api_zoo.engine.QUIET", 10**9)
+    monkeypatch.setattr("api_zoo.engine.WINDOW", 600.0)
+    model = Counting()
+    model.go.release(10)
+    await engine.answer(model, images(CHUNK))
+    half = [engine.answer(model, images(CHUNK // 2)) for _ in range(2)]
+    for answer in half:
+        await answer
+    assert model.batches == [CHUNK, CHUNK]
 
 
 async def test_who_goes_away_takes_nobody_along(engine: Engine) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from api_zoo.folder import BadZoo, open_folder, read_manifest
 from api_zoo.importing import import_teacher, scaled
+from api_zoo.weights import Shelf
 from contracts.zoo import Normalisation
 from dfml.nets import build_classifier, weights
 from metazoo.commands import zoo
@@ -80,11 +81,12 @@ def test_an_onnx_file_and_an_archive_join_a_built_zoo(tmp_path: Path, write_zoo)
         )
     give(tmp_path / "e.pt2", tmp_path / "zoo")
 
-    models = open_folder(tmp_path / "zoo")
+    models = open_folder(tmp_path / "zoo", shelf=(shelf := Shelf(10**9)))
     assert list(models) == ["toy-00", "toy-01", "imported-m", "imported-e"]
     images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
     expected = images.float().mean((2, 3)).softmax(-1)
     torch.testing.assert_close(models["imported-m"].predict(images), expected, atol=1e-5, rtol=1e-3)
+    assert shelf.bytes >= (tmp_path / "m.onnx").stat().st_size  # which no parameter of torch's tells
     images = torch.randint(0, 256, (2, *SHAPE), dtype=torch.uint8)
     torch.testing.assert_close(models["imported-e"].predict(images), module(images).softmax(-1), atol=1e-5, rtol=1e-4)
     entry = read_manifest(tmp_path / "zoo").teachers[2]

@@ -5,11 +5,10 @@ import itertools
 import random
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -396,7 +395,6 @@ async def bench(redis_url: str, anyio_backend: str):
     made = Bench(redis, Keyring(redis, scripts), Gate(redis, scripts))
     await made.wait(0)
     yield made
-    await made.gate.aclose()
     await redis.aclose()
 
 
@@ -555,29 +553,34 @@ async def test_a_request_without_a_key_leaves_nothing_but_its_charge(bench: Benc
 
 @pytest.mark.redis
 @pytest.mark.anyio
-async def test_a_request_without_a_key_is_finished_without_waiting(bench: Bench) -> None:
+async def test_a_request_without_a_key_ends_without_asking_redis(bench: Bench) -> None:
     key = await bench.key()
-    admissions = [await bench.ask(key) for _ in range(3)]
-    marks = [admission.mark for admission in admissions]
-    assert await bench.redis.exists(*marks) == 3
-    assert all(bench.gate.finish(admission) for admission in admissions)
-    with anyio.fail_after(20):
-        while await bench.redis.exists(*marks):  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
-    await bench.gate.refund(admissions[0])  # it was answered: nothing is given back
-    assert (await bench.keyring.usage(key)).spent == 30
-    assert bench.gate.finish(await bench.ask(key))
-    with anyio.fail_after(20):
-        while await bench.redis.keys(f"mz:zoo:{{{key}}}:mark*"):  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
+    admission = await bench.ask(key)
+    said = (await bench.redis.info("stats"))["total_commands_processed"]
+    await bench.gate.settle(admission, b"answer")
+    assert (await bench.redis.info("stats"))["total_commands_processed"] == said + 1  # the question itself
+    await bench.gate.refund(admission)  # it was answered: nothing is given back
+    assert (await bench.keyring.usage(key)).spent == 10
 
 
 @pytest.mark.redis
 @pytest.mark.anyio
-async def test_what_may_come_again_or_holds_a_slot_must_be_settled(bench: Bench) -> None:
-    key = await bench.key()
-    assert not bench.gate.finish(await bench.ask(key, name="k"))
-    assert not bench.gate.finish(await bench.ask(await bench.key(concurrency=2)))
+async def test_a_refund_whose_outcome_was_lost_is_made_once(bench: Bench) -> None:
+    key = await bench.key(concurrency=2)
+    admission = await bench.ask(key)
+    lost = replace(admission)
+    await bench.gate.refund(lost)
+    await bench.gate.refund(admission)  # as after a `StoreUnavailable`
+    assert (await bench.keyring.usage(key)).spent == 0
+    assert (await bench.ask(key)).limits.concurrency_left == 1
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_the_slot_of_a_request_without_a_key_is_free_before_its_answer_leaves(bench: Bench) -> None:
+    key = await bench.key(concurrency=1)
+    for _ in range(3):
+        await bench.gate.settle(await bench.ask(key), b"answer")
 
 
 @pytest.mark.redis
