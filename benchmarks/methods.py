@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from api_zoo.inference import limited
+from benchmarks.rig.accuracy import plot, table
+from benchmarks.rig.degraded import degraded
 from contracts.meta_models import BackboneConfig, Evaluation
 from contracts.zoo import Manifest
 from dfml.datasets import Dataset, open_dataset
@@ -35,25 +35,16 @@ from dfml.teachers import ModuleTeacher, load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 PLOT = Path(__file__).parent.parent / "docs" / "images" / "accuracy-against-queries.png"
+UNLABELLED = "pqd_unlabelled"
+"""pqd that asks about real images of the teachers' data set, without their labels: what better query images could give."""
 WHITE_BOX = ("free", "purer")
 """Without a budget: they are run on the weights, and spend no queries."""
 BASELINES = ("best_single", "weight_average", "ota", "dro", "single_teacher")
-BOUNDS = ("outputs_as_features", "real_data")
-"""No rivals: the first asks every API about every image for ever, the second has seen real images."""
+BOUNDS = ("outputs_as_features", "real_data", UNLABELLED)
+"""No rivals: the first asks every API about every image for ever, the others have seen real images."""
 Adaptation = Literal["logistic", "prototypes", "finetune"]
 ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
 Run = dict[str, Any]
-
-
-class Limited(ModuleTeacher):
-    """A teacher whose answers tell what a zoo's response policy lets through."""
-
-    def __init__(self, teacher: ModuleTeacher, policy: str) -> None:
-        super().__init__(teacher.module, ways=teacher.ways, input_shape=teacher.input_shape)
-        self._policy = policy
-
-    def predict(self, images: Tensor) -> Tensor:
-        return limited(super().predict(images), self._policy)
 
 
 @dataclass(frozen=True)
@@ -87,11 +78,12 @@ class Bench:
         return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
 
     def _trained(self, method: str, queries: int | None, seed: int) -> Any:
-        if method in METHODS:
-            how = METHODS[method]
-            options = how.options(**self.options.get(method, {}))
+        if method in (*METHODS, UNLABELLED):
+            how = METHODS["pqd" if method == UNLABELLED else method]
+            own = {"unlabelled": self.dataset.images("train").flatten(0, 1)} if method == UNLABELLED else {}
+            options = how.options(**self.options.get("pqd" if own else method, {}))
             return how.train(
-                self.teachers, self.config, options, queries=queries, seed=seed, device=self.device
+                self.teachers, self.config, options, queries=queries, seed=seed, device=self.device, **own
             ).backbone
         return self._baselines(seed)[method]()
 
@@ -171,7 +163,9 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, seeded 0, 1, …")] = 3,
     answers: Annotated[
         str,
-        typer.Option(help="Comma list of response policies, round:2 or label; rows of their own but for the first."),
+        typer.Option(
+            help="Comma list: probabilities, a response policy such as round:2 or label, useless:N for N that guess."
+        ),
     ] = "probabilities",
     minutes: Annotated[float, typer.Option(help="No new run begins after this; its row says not_run.")] = 60,
     adaptations: Annotated[
@@ -209,15 +203,14 @@ def main(
     deadline = time.monotonic() + 60 * minutes
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["methods"] if keep else {}
     for policy in answers.split(","):
-        told_of = bench
-        if policy != "probabilities":
-            told_of = replace(bench, teachers=[Limited(teacher, policy) for teacher in bench.teachers])
+        told_of = replace(bench, teachers=degraded(bench.teachers, policy))
         for method in methods.split(","):
             name = method if policy == "probabilities" else f"{method}, {policy}"
             row = rows.setdefault(name, {})
-            for budget in map(int, budgets.split(",")) if method in METHODS and method not in WHITE_BOX else [None]:
+            asks = method in (*METHODS, UNLABELLED) and method not in WHITE_BOX
+            for budget in map(int, budgets.split(",")) if asks else [None]:
                 runs = []
-                for seed in range(1 if method in (*BASELINES, *BOUNDS) else seeds):
+                for seed in range(seeds if method in METHODS or asks else 1):
                     if time.monotonic() > deadline:
                         break
                     runs.append(told_of.run(method, budget, seed, random))
@@ -226,8 +219,8 @@ def main(
                 row[_budget_name(method, budget)] = _summary(runs) if runs else "not_run"
                 result = _result(bench, rows, random, f"{manifest.backbone}-{manifest.width} on {manifest.dataset}")
                 RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what was measured outlives what interrupts
-    _plot(result)
-    console.print(_table(result))
+    plot(result, PLOT)
+    console.print(table(result))
     typer.echo(json.dumps(result))
 
 
@@ -283,55 +276,6 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
         "teacher_passes": int(runs[0]["teacher_passes"]),
         "seconds": round(fmean(run["seconds"] for run in runs), 1),
     }
-
-
-def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"5-way accuracy, {result['dataset']}, {result['teachers']}; random init {result['random']}")
-    for heading in ("method", "queries", "1-shot", "5-shot", "seeds", "seconds a run"):
-        table.add_column(heading, justify="right")
-    for method, budgets in result["methods"].items():
-        name = f"({method})" if method in BOUNDS else method
-        for budget, row in budgets.items():
-            if row == "not_run":
-                table.add_row(name, budget, *["not run"] * 4)
-                continue
-            cells = [f"{row[shot]:.1f} ± {row['interval'][shot]:.1f}" for shot in ("1shot", "5shot")]
-            table.add_row(name, f"{row['queries']:,}", *cells, str(row["seeds"]), f"{row['seconds']:.0f}")
-    return table
-
-
-def _plot(result: dict[str, Any]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = {"5shot": "#0b7285", "1shot": "#e8590c"}
-    for method, budgets in result["methods"].items():
-        done = [row for row in budgets.values() if row != "not_run" and row["queries"]]
-        if len(done) < 2:  # no curve
-            continue
-        for shot, colour in colours.items():
-            axes.errorbar(
-                [row["queries"] for row in done],
-                [row[shot] for row in done],
-                [row["interval"][shot] for row in done],
-                marker="o", capsize=3, color=colour, label=f"{method}, {shot[0]}-shot",
-            )  # fmt: skip
-    for shot, colour in colours.items():
-        axes.axhline(result["random"][shot], color=colour, linestyle=":", label=f"untrained network, {shot[0]}-shot")
-    axes.set(
-        xscale="log",
-        xlabel="images sent to all APIs together",
-        ylabel="5-way accuracy, %",
-        title=f"{result['dataset']}: {result['teachers']}",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
-    PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, dpi=130)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":
