@@ -1,18 +1,19 @@
 """Jobs on real processes while those are killed at random and connections are cut; then the zoo's audit stream is checked.
 
-The last line printed is JSON. Exit status 1 when the books do not balance, a job is stuck, or too few succeeded.
+The last line printed is JSON; `idle` is the longest time, in seconds, that the work of a killed worker waited for another. Exit
+status 1 when the books do not balance, a job is stuck, too few succeeded, or, with leases as in production, that took more than
+90 seconds.
 """
 
 import asyncio
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,15 +25,15 @@ from rich.table import Table
 
 from benchmarks.chaos.books import Books, Bought, Sampler, check_job
 from benchmarks.chaos.launch import DEFECTS
-from benchmarks.chaos.service import Part, Service
+from benchmarks.chaos.service import Service
+from benchmarks.chaos.strikes import KINDS, Chaos
 from client import Metazoo
 from client.errors import MetazooError
 from contracts.jobs import Event, JobStatus
 from meta_server.store import keys
 
-KINDS = {"child": 3, "worker": 3, "zoo": 2, "server": 1, "redis": 2, "cut zoo": 2, "cut redis": 2}  # and how often
-LONGEST_CUT = 3.0  # seconds that a cut connection may stay cut
 AT_ONCE = 4  # jobs
+LONGEST_IDLE = 90.0  # seconds that the work of a killed worker may wait for another
 TERMINAL = frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED})
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -71,78 +72,6 @@ class Watched:
             except MetazooError:
                 time.sleep(0.5)  # the server is down for longer than the client is patient
         self.seconds = time.monotonic() - self.began
-
-
-@dataclass
-class Chaos:
-    """Picks and does faults, one at a time, on a service with running jobs."""
-
-    service: Service
-    random: random.Random
-    kinds: dict[str, int] = field(default_factory=lambda: KINDS)
-    done: list[str] = field(default_factory=list)
-
-    def strike(self) -> str | None:
-        """One fault, if a job runs to be hit by it: what was done."""
-        holders = self._holders()
-        if holders is None:
-            return None
-        (kind,) = self.random.choices(list(self.kinds), list(self.kinds.values()))
-        try:
-            told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(holders)
-        except ProcessLookupError:  # it had just ended
-            return None
-        if told:
-            self.done.append(kind)
-        return told
-
-    def _holders(self) -> set[int] | None:
-        """Process ids that hold leases of running jobs; None when no job runs or Redis is away."""
-        try:
-            with self.service.redis() as connection:
-                running: Any = connection.zrange(keys.JOBS_BY_STATUS + JobStatus.RUNNING, 0, -1)
-                leases: list[Any] = [connection.hgetall(keys.job(job.decode(), "leases")) for job in running]
-        except redis.RedisError:
-            return None
-        if not running:
-            return None
-        held = [(fields, name[5:]) for fields in leases for name, fence in fields.items()
-                if name.startswith(b"held:") and fence]  # fmt: skip
-        return {int(fields[b"holder:" + role].rpartition(b":")[2]) for fields, role in held}
-
-    def _child(self, holders: set[int]) -> str | None:
-        alive = sorted(pid for part in self.service.workers for pid in part.children() if pid in holders)
-        if not alive:
-            return None
-        os.kill(self.random.choice(alive), signal.SIGKILL)
-        return "killed a worker's child at work"
-
-    def _worker(self, holders: set[int]) -> str | None:
-        at_work = [part for part in self.service.workers if holders & part.processes()]
-        return self._kill(self.random.choice(at_work)) if at_work else None
-
-    def _zoo(self, _: set[int]) -> str | None:
-        return self._kill(self.service.parts["zoo"])
-
-    def _server(self, _: set[int]) -> str | None:
-        return self._kill(self.service.parts["server"])
-
-    def _redis(self, _: set[int]) -> str | None:
-        return self._kill(self.service.parts["redis"])
-
-    def _cut_zoo(self, _: set[int]) -> str | None:
-        cut = self.service.zoo_proxy.cut(self.random.choice((0.0, LONGEST_CUT)))
-        return f"cut {cut} connections to the zoo" if cut else None
-
-    def _cut_redis(self, _: set[int]) -> str | None:
-        cut = self.service.redis_proxy.cut(self.random.choice((0.0, LONGEST_CUT)))
-        return f"cut {cut} connections to Redis" if cut else None
-
-    def _kill(self, part: Part) -> str | None:
-        if not part.up or not part.process:
-            return None
-        os.killpg(part.process.pid, signal.SIGKILL)
-        return f"killed {part.name}"
 
 
 def submit(service: Service, client: Metazoo, number: int, *, queries: int, rate: float, apis: int) -> Bought | None:
@@ -215,11 +144,13 @@ def main(
         "overspent": books.overspent,
         "unconfirmed": books.unconfirmed,
         "stuck": books.stuck,
+        "idle": None if (idle := chaos.recovery.longest) is None else round(idle, 1),
         "seconds": round(seconds, 1),
         "complaints": len(books.complaints),
     }
     typer.echo(json.dumps(told))
-    if not books.balanced or succeeded < 0.9 * len(watched):
+    too_late = lease is None and (chaos.recovery.longest or 0.0) > LONGEST_IDLE
+    if not books.balanced or too_late or succeeded < 0.9 * len(watched):
         sys.exit(1)
 
 
@@ -263,6 +194,8 @@ def run(
                 sampler.look(one.bought, books)
             except (redis.RedisError, OSError):
                 break
+        with suppress(redis.RedisError, OSError):
+            chaos.recovery.look()
         time.sleep(0.25)
     return watched
 

@@ -89,6 +89,42 @@ async def test_redis_unreachable_for_longer_than_a_lease_stops_the_task(
     assert ended.budget.unconfirmed == 0
 
 
+async def test_redis_that_is_full_stops_the_asking_until_there_is_room(world: Any, api: Any) -> None:
+    async def full(is_full: bool) -> None:
+        await world.redis.config_set("maxmemory", 1 if is_full else 0)
+
+    one = api()
+    proper = one.handle
+
+    async def filling(request: Any) -> Any:
+        response = await proper(request)
+        if one.requests == 3:
+            await full(True)
+        return response
+
+    job = await world.submit(one, queries=100)
+    impatient = world.changed(give_back=0.1)
+    try:
+        await full(True)
+        with pytest.raises(StoreUnavailable):
+            await impatient.acquire(job.id, "a0")
+        assert one.charged == 0
+        await full(False)
+        one.handle = filling
+        with pytest.raises((Stopped, StoreUnavailable)):
+            await asyncio.wait_for(impatient.acquire(job.id, "a0"), 30)
+    finally:
+        await full(False)
+    told = await world.store.get(job.id)
+    assert told.budget.confirmed < one.charged <= told.budget.confirmed + told.budget.reserved
+    one.handle = proper
+    await world.redis.hset(keys.job(job.id, "leases"), "deadline:acquire:a0", "1")
+    await world.acquire(job.id, "a0")
+    ended = await world.store.get(job.id)
+    assert ended.budget.confirmed == one.charged == 100
+    assert (ended.budget.unconfirmed, ended.budget.reserved) == (0, 0)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_full_disk_pauses_the_job_and_loses_no_answer(
     world: Any, api: Any, monkeypatch: pytest.MonkeyPatch, code: int

@@ -1,0 +1,141 @@
+"""Faults, drawn at random and done to a service whose jobs run; and how long the work of killed workers is idle then."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from benchmarks.chaos.service import Part, Service
+from contracts.jobs import JobStatus
+from meta_server.store import keys
+
+KINDS = {"child": 3, "worker": 3, "zoo": 2, "server": 1, "redis": 2, "cut zoo": 2, "cut redis": 2}  # and how often
+LONGEST_CUT = 3.0  # seconds that a cut connection may stay cut
+
+
+@dataclass(frozen=True)
+class Held:
+    """A role of a running job and who holds its lease."""
+
+    job_id: str
+    role: str
+    fence: int
+    pid: int
+
+
+@dataclass
+class Recovery:
+    """How long work lies idle whose worker was killed: until somebody else holds its lease, or its job runs no more."""
+
+    service: Service
+    longest: float | None = None  # seconds
+    _idle: dict[Held, float] = field(default_factory=dict)
+
+    def began(self, held: Iterable[Held]) -> None:
+        """Their holder was killed now."""
+        self._idle |= dict.fromkeys(held, time.monotonic())
+
+    def look(self) -> None:
+        """Who works again? Raises redis's errors."""
+        with self.service.redis() as connection:
+            for held, since in list(self._idle.items()):
+                fence = int(connection.hget(keys.job(held.job_id, "leases"), f"fence:{held.role}") or 0)
+                status: Any = connection.hget(keys.job(held.job_id, "record"), "status")
+                if fence > held.fence:
+                    self.longest = max(self.longest or 0.0, time.monotonic() - since)
+                if fence > held.fence or status != JobStatus.RUNNING.encode():
+                    del self._idle[held]
+
+
+@dataclass
+class Chaos:
+    """Picks and does faults, one at a time, on a service with running jobs."""
+
+    service: Service
+    random: random.Random
+    kinds: dict[str, int] = field(default_factory=lambda: KINDS)
+    done: list[str] = field(default_factory=list)
+    recovery: Recovery = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recovery = Recovery(self.service)
+
+    def strike(self) -> str | None:
+        """One fault, if a job runs to be hit by it: what was done."""
+        holders = self._holders()
+        if holders is None:
+            return None
+        (kind,) = self.random.choices(list(self.kinds), list(self.kinds.values()))
+        try:
+            told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(holders)
+        except ProcessLookupError:  # it had just ended
+            return None
+        if told:
+            self.done.append(kind)
+        return told
+
+    def _holders(self) -> list[Held] | None:
+        """Who holds leases of running jobs; None when no job runs or Redis is away."""
+        try:
+            with self.service.redis() as connection:
+                running: Any = connection.zrange(keys.JOBS_BY_STATUS + JobStatus.RUNNING, 0, -1)
+                leases: list[Any] = [connection.hgetall(keys.job(job.decode(), "leases")) for job in running]
+        except redis.RedisError:
+            return None
+        if not running:
+            return None
+        return [
+            Held(job.decode(), name[5:].decode(), int(fence), int(fields[b"holder:" + name[5:]].rpartition(b":")[2]))
+            for job, fields in zip(running, leases, strict=True)
+            for name, fence in fields.items()
+            if name.startswith(b"held:") and fence
+        ]
+
+    def _child(self, holders: list[Held]) -> str | None:
+        pids = {held.pid for held in holders}
+        alive = sorted(pid for part in self.service.workers for pid in part.children() if pid in pids)
+        if not alive:
+            return None
+        chosen = self.random.choice(alive)
+        os.kill(chosen, signal.SIGKILL)
+        self.recovery.began(held for held in holders if held.pid == chosen)
+        return "killed a worker's child at work"
+
+    def _worker(self, holders: list[Held]) -> str | None:
+        pids = {held.pid for held in holders}
+        at_work = [part for part in self.service.workers if pids & part.processes()]
+        if not at_work:
+            return None
+        part = self.random.choice(at_work)
+        its_own = part.processes()
+        if told := self._kill(part):
+            self.recovery.began(held for held in holders if held.pid in its_own)
+        return told
+
+    def _zoo(self, _: list[Held]) -> str | None:
+        return self._kill(self.service.parts["zoo"])
+
+    def _server(self, _: list[Held]) -> str | None:
+        return self._kill(self.service.parts["server"])
+
+    def _redis(self, _: list[Held]) -> str | None:
+        return self._kill(self.service.parts["redis"])
+
+    def _cut_zoo(self, _: list[Held]) -> str | None:
+        cut = self.service.zoo_proxy.cut(self.random.choice((0.0, LONGEST_CUT)))
+        return f"cut {cut} connections to the zoo" if cut else None
+
+    def _cut_redis(self, _: list[Held]) -> str | None:
+        cut = self.service.redis_proxy.cut(self.random.choice((0.0, LONGEST_CUT)))
+        return f"cut {cut} connections to Redis" if cut else None
+
+    def _kill(self, part: Part) -> str | None:
+        if not part.up or not part.process:
+            return None
+        os.killpg(part.process.pid, signal.SIGKILL)
+        return f"killed {part.name}"
