@@ -1,11 +1,8 @@
 """Ordinary supervised training of a small classifier: how the teachers of a zoo are made."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +13,7 @@ from contracts.zoo import Normalisation
 from dfml.augmentation import augment
 from dfml.nets import STUDENT, Classifier, build_classifier
 from dfml.teachers import CHUNK
-from dfml.training_state import TrainingState
+from dfml.training_state import TrainingState, name_of
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, {"loss": mean over the epoch, "accuracy": fraction}); it may
@@ -75,7 +72,7 @@ def train_classifier(
     epochs = epochs if epochs is not None else max(EPOCHS, math.ceil(SEEN_AT_LEAST / len(seen)))
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     options = (config.model_dump(), seed, held_out, epochs, normalisation.model_dump(), flip, shift, weight_decay)
-    state = TrainingState(classifier, optimiser, generator, _name(images, *options, learning_rate))
+    state = TrainingState(classifier, [optimiser], generator, name_of([*options, learning_rate], [images]))
     if checkpoint is not None:
         state.restore(checkpoint)
     done = state.epoch * batches
@@ -126,10 +123,3 @@ def _accuracy(classifier: Classifier, images: Tensor, device: torch.device | str
         chunks = torch.split(images.flatten(0, 1), CHUNK)
         guess = torch.cat([classifier(chunk.to(device)).argmax(-1).cpu() for chunk in chunks])
     return (guess == answer).double().mean().item()
-
-
-def _name(images: Tensor, *options: Any) -> str:
-    """What a training is: another one never goes on from its checkpoint."""
-    digest = hashlib.sha256(json.dumps([list(images.shape), *options]).encode())
-    digest.update(images.contiguous().numpy().data)
-    return digest.hexdigest()

@@ -1,11 +1,14 @@
-"""Where a training stands: weights, optimiser, random stream, the best epoch so far; and all that in a file.
+"""Where a training stands: weights, optimisers, random stream, the best epoch so far; and all that in a file.
 
 The file is safetensors with a JSON note: nothing is pickled.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,21 +19,21 @@ NOTE = "training"
 
 
 class TrainingState:
-    """Of a module, the optimiser of its parameters and the generator that its training draws from.
+    """Of a module, the optimisers of its parameters and the generator that its training draws from.
 
     name: what is trained on what; only a file that was saved under the same name is restored. `more`: tensors that the training
     keeps beside these, saved and restored with them.
     """
 
     def __init__(
-        self, module: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator, name: str
+        self, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer], generator: torch.Generator, name: str
     ) -> None:
         self.epoch = 0
         self.best_epoch = 0
         self.best_accuracy = -1.0
         self.more: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
-        self._module, self._optimiser, self._generator, self._name = module, optimiser, generator, name
+        self._module, self._optimisers, self._generator, self._name = module, optimisers, generator, name
 
     def note(self, accuracy: float) -> None:
         """One epoch more is done; its weights are copied if none was better."""
@@ -53,10 +56,11 @@ class TrainingState:
         tensors = {f"now/{name}": tensor for name, tensor in self._module.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self._best.items()}
         tensors |= {f"more/{name}": tensor for name, tensor in self.more.items()}
-        held = self._optimiser.state_dict()
+        held = [optimiser.state_dict() for optimiser in self._optimisers]
         tensors |= {
-            f"optimiser/{index}/{name}": value
-            for index, state in held["state"].items()
+            f"optimiser {which}/{index}/{name}": value
+            for which, one in enumerate(held)
+            for index, state in one["state"].items()
             for name, value in state.items()
         }
         tensors["generator"] = self._generator.get_state()
@@ -65,7 +69,7 @@ class TrainingState:
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_accuracy": self.best_accuracy,
-            "groups": held["param_groups"],
+            "groups": [one["param_groups"] for one in held],
         }
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(
@@ -91,23 +95,34 @@ class TrainingState:
             name: torch.empty_like(own).copy_(best[name]) for name, own in self._module.state_dict().items() if best
         }
         self.more = _under("more/", tensors)
-        self._restore_optimiser(tensors, note["groups"])
+        for which, (optimiser, groups) in enumerate(zip(self._optimisers, note["groups"], strict=True)):
+            _restore(optimiser, _under(f"optimiser {which}/", tensors), groups)
         self._generator.set_state(tensors["generator"])
         self.epoch, self.best_epoch, self.best_accuracy = note["epoch"], note["best_epoch"], note["best_accuracy"]
 
-    def _restore_optimiser(self, tensors: dict[str, Tensor], groups: list[dict[str, object]]) -> None:
-        parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimiser/", tensors).items():
-            index, _, field = name.partition("/")
-            own = parameters[int(index)]  # in the memory format of its parameter, or kernels would differ
-            value = torch.empty_like(own).copy_(tensor) if tensor.shape == own.shape and tensor.ndim else tensor
-            state.setdefault(int(index), {})[field] = value
-        tuples = [
-            {name: tuple(value) if name == "betas" else value for name, value in group.items()}  # type: ignore[arg-type]
-            for group in groups
-        ]
-        self._optimiser.load_state_dict({"state": state, "param_groups": tuples})
+
+def name_of(told: Sequence[Any], tensors: Iterable[Tensor]) -> str:
+    """What a training is, of all that it follows from: JSON values, and tensors on the CPU."""
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, object]]) -> None:
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, field = name.partition("/")
+        own = parameters[int(index)]  # in the memory format of its parameter, or kernels would differ
+        value = torch.empty_like(own).copy_(tensor) if tensor.shape == own.shape and tensor.ndim else tensor
+        state.setdefault(int(index), {})[field] = value
+    tuples = [
+        {name: tuple(value) if name == "betas" else value for name, value in group.items()}  # type: ignore[arg-type]
+        for group in groups
+    ]
+    optimiser.load_state_dict({"state": state, "param_groups": tuples})
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,6 @@ The backbone that learns the answers of all APIs, each through a linear head of 
 The service does the first three over HTTP, within a budget, and calls `distil` on what came back.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +35,7 @@ from dfml.numerics.distillation import (
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher, check_images
-from dfml.training_state import TrainingState
+from dfml.training_state import TrainingState, name_of
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -161,8 +159,9 @@ def distil(
     rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
     parameters = [*backbone.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=options.weight_decay)
-    name = "" if checkpoint is None else _name(answers, config, options, seed)
-    state = TrainingState(nn.ModuleList([backbone, head]), optimiser, generator, name)
+    told = [config.model_dump(), options.model_dump(), seed]
+    name = "" if checkpoint is None else name_of(told, (answers.images, answers.asked, *answers.probabilities))
+    state = TrainingState(nn.ModuleList([backbone, head]), [optimiser], generator, name)
     if checkpoint is not None:
         state.restore(checkpoint)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, last_epoch=state.epoch - 1)
@@ -242,15 +241,6 @@ def default_steps(images: int) -> int:
 def default_rate(config: BackboneConfig) -> float:
     """Peak learning rate: batch norm after every layer lets Conv4 learn fast; ResNets want less."""
     return 8e-3 if config.backbone == "conv4" else 5e-3
-
-
-def _name(answers: Answers, config: BackboneConfig, options: PqdOptions, seed: int) -> str:
-    """What a training is: another one never goes on from its checkpoint."""
-    digest = hashlib.sha256(json.dumps([config.model_dump(), options.model_dump(), seed]).encode())
-    for tensor in (answers.images, answers.asked, *answers.probabilities):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.device) -> _Targets:

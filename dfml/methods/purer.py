@@ -14,6 +14,7 @@ every equation, and every deviation from the released code with its reason.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,16 @@ from dfml.plans import rounds_within
 from dfml.procedural import query_set
 from dfml.replay import Task, split_task
 from dfml.teachers import DifferentiableTeacher, Teacher
+from dfml.training_state import TrainingState, name_of
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each update with (updates done, updates in all, metrics); it may raise to stop."""
+
+
+METRICS = ("inversion", "loss", "accuracy", "harder")
+KEPT_EVERY = 100
+"""Updates between two states of a training that keeps a checkpoint."""
+_KEPT = (*METRICS, "best", "stale", "asks")
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Learned:
 
 
 class Switch:
-    """The gradient switch: whether the next step on D shall ask for harder episodes.
+    """The gradient switch: whether the next step on D shall ask for harder episodes. `best`, `stale`: what it goes by.
 
     Yes at update `first`; later whenever the accuracy has not passed its best for `patience` updates, whereupon both are
     forgotten. Never before `first`.
@@ -60,17 +68,17 @@ class Switch:
     def __init__(self, *, first: int, patience: int) -> None:
         self._first = first
         self._patience = patience
-        self._best = -1.0
-        self._stale = 0
+        self.best = -1.0
+        self.stale = 0
 
     def asks(self, update: int, accuracy: float) -> bool:
         """update: from 0, the one just done; accuracy: of its episodes, before the meta-model learned from them."""
         if update <= self._first:
             return update == self._first
-        self._best, self._stale = (accuracy, 0) if accuracy > self._best else (self._best, self._stale + 1)
-        if self._stale < self._patience:
+        self.best, self.stale = (accuracy, 0) if accuracy > self.best else (self.best, self.stale + 1)
+        if self.stale < self._patience:
             return False
-        self._best, self._stale = -1.0, 0
+        self.best, self.stale = -1.0, 0
         return True
 
 
@@ -84,6 +92,7 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
 ) -> Learned:
     """The whole method. With weights it asks nothing: `forward_passes` and `backward_passes` of the teachers say what it cost.
 
@@ -93,10 +102,16 @@ def train(
     more than `queries_per_api`. The teachers must be on `device`.
 
     Metrics: `inversion` (mean L_inv), `accuracy` and `loss` (of the episodes), `harder` (1 where the step on D was
-    adversarial). Raises ValueError where the teachers do not fit together, have fewer classes than an episode, or the budget
+    adversarial).
+
+    checkpoint: with weights alone, a file that the training's state is kept in every `KEPT_EVERY` updates, and gone on from
+    where it is of the same training, to the same weights as without the interruption. It is left there.
+    Raises ValueError where the teachers do not fit together, have fewer classes than an episode, or the budget
     allows no update, and `WeightsNeeded`; then nothing was asked.
     """
     shape = check(teachers, options)
+    if checkpoint is not None and options.gradients.source != "weights":
+        raise ValueError(f"a checkpoint goes with weights alone, what {options.gradients.source} learned is not in it")
     inversions = inversions_within(options, teachers, queries=queries, queries_per_api=queries_per_api)
     generator = torch.Generator().manual_seed(seed)
     met = differentiable(teachers, options.gradients, generator=generator)
@@ -107,7 +122,19 @@ def train(
     outer = torch.optim.Adam(functions.parameters.values(), lr=options.outer_rate)
     switch = Switch(first=options.adversarial_from, patience=options.patience)
     harder, inversion, metrics = False, 0.0, dict[str, float]()
-    for update in range(options.updates):
+    state = None
+    if checkpoint is not None:
+        both = nn.ModuleList([learner, nn.ParameterList(images)])
+        held = (tensor.cpu() for teacher in white_boxes(teachers) for tensor in teacher.weights().values())
+        name = name_of([config.model_dump(), options.model_dump(), seed], held)
+        state = TrainingState(both, [on_images, outer], generator, name)
+        state.restore(checkpoint)
+        if state.epoch:
+            kept = dict(zip(_KEPT, state.more["kept"].tolist(), strict=True))
+            switch.best, switch.stale, harder = kept["best"], int(kept["stale"]), bool(kept["asks"])
+            metrics = {name: kept[name] for name in METRICS}
+            inversion = metrics["inversion"]
+    for update in range(0 if state is None else state.epoch, options.updates):
         if update < inversions:
             drawn = torch.randperm(len(met), generator=generator)[: options.teachers or len(met)].tolist()
             inversion = invert(met, images, drawn, on_images, options, generator=generator)
@@ -117,6 +144,11 @@ def train(
         loss, accuracy = learn(functions, outer, by_class(images, met), options, generator=generator)
         metrics = {"inversion": inversion, "loss": loss, "accuracy": accuracy, "harder": float(harder)}
         harder = switch.asks(update, accuracy)
+        if state is not None and checkpoint is not None and (update + 1) % KEPT_EVERY == 0:
+            kept = {**metrics, "best": switch.best, "stale": float(switch.stale), "asks": float(harder)}
+            state.epoch = update + 1
+            state.more = {"kept": torch.tensor([kept[name] for name in _KEPT], dtype=torch.float64)}
+            state.save(checkpoint)
         if on_step is not None:
             on_step(update + 1, options.updates, metrics)
     set_running_statistics(learner, _mixed([image.detach() for image in images]))
