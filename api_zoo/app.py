@@ -14,7 +14,7 @@ from api_zoo.lane import LanedApp
 from api_zoo.routes.access import authenticate
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
-from edge import errors, metrics, openapi
+from edge import errors, metrics, openapi, tracing
 from edge.failures import Failures
 from edge.gatekeeper import Gatekeeper
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
@@ -42,6 +42,7 @@ def create_app(
     counters = metrics.Metrics("zoo")
     app = LanedApp(
         [
+            *([Middleware(tracing.Traced)] if tracing.taken() else []),
             Middleware(RequestId),
             Middleware(metrics.Measure, metrics=counters),
             Middleware(Gatekeeper, authenticate=authenticate),
@@ -53,6 +54,7 @@ def create_app(
         version=version("metazoo"),
         summary="Classifiers as metered, rate-limited APIs over the Open Inference Protocol v2.",
         lifespan=lifespan,
+        telemetry=tracing.FRAMEWORKS_OWN,
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json says the same
         redoc_url=None,

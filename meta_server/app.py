@@ -8,7 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from edge import errors, metrics, openapi
+from edge import errors, metrics, openapi, tracing
 from edge.failures import Failures
 from edge.gatekeeper import Gatekeeper
 from edge.middleware import BodyDeadline, BodyLimit, Decompress, RequestId
@@ -37,6 +37,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
         version=version("metazoo"),
         summary="Meta-learning from black-box classification APIs, without data and within a query budget.",
         lifespan=lifespan,
+        telemetry=tracing.FRAMEWORKS_OWN,
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their script from elsewhere; the dashboard has one of its own
         redoc_url=None,
@@ -54,6 +55,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None, queue: Queue |
     app.add_middleware(Audit)
     app.add_middleware(Gatekeeper, authenticate=authenticate)
     metrics.install(app, "server", gauges)
-    app.add_middleware(RequestId)  # added last, so it is the outermost
+    app.add_middleware(RequestId)
+    if tracing.taken():
+        app.add_middleware(tracing.Traced)  # the outermost
     openapi.install(app)
     return app

@@ -6,7 +6,7 @@ import anyio.to_thread
 import structlog
 from kombu.exceptions import OperationalError
 
-from meta_server.queue import Queue
+from meta_server.queue import Queue, Trace, here
 
 PAUSE = 0.02  # seconds between messages: a message costs more than the rest of making a job, and carries many
 
@@ -18,12 +18,12 @@ class Beginnings:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._waiting: list[str] = []
+        self._waiting: dict[str, Trace] = {}  # job id -> where it was asked for
         self._any = asyncio.Event()
 
     def add(self, job_id: str) -> None:
         """Have what is due of a queued job done soon. Waits for nothing: a request that did would stay in memory meanwhile."""
-        self._waiting.append(job_id)
+        self._waiting[job_id] = here()
         self._any.set()
 
     async def run(self) -> None:
@@ -40,9 +40,10 @@ class Beginnings:
 
     async def _send(self) -> None:
         self._any.clear()
-        job_ids = list(self._waiting)
+        sent = dict(self._waiting)
         try:
-            await anyio.to_thread.run_sync(self._queue.begin, job_ids)
+            await anyio.to_thread.run_sync(self._queue.begin, list(sent), sent)
         except OperationalError as error:
-            log.warning("enqueue_failed", jobs=job_ids, cause=str(error))
-        del self._waiting[: len(job_ids)]  # cancelled before this, they are sent again, which harms nobody
+            log.warning("enqueue_failed", jobs=list(sent), cause=str(error))
+        # cancelled before this, they are sent again, which harms nobody; one that was added again meanwhile stays
+        self._waiting = {job_id: at for job_id, at in self._waiting.items() if sent.get(job_id) is not at}

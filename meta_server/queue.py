@@ -4,10 +4,12 @@ Messages that ask APIs lie in lanes, one for each job but for chance, and worker
 job of a hundred APIs does not keep one of two waiting.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from zlib import crc32
 
 from celery import Celery
+from opentelemetry import propagate
 
 from meta_server.store.stored_job import LEARN, acquire_role
 
@@ -16,6 +18,19 @@ LEARN_TASK, NOTIFY_TASK = "worker.learn", "worker.notify"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
 LANES = tuple(f"{ACQUIRE_QUEUE}.{number}" for number in range(32))  # beside it, of the APIs to be asked
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
+
+
+Trace = Mapping[str, str]
+"""A place in a trace, as OpenTelemetry's propagators write it; empty where nobody takes traces."""
+
+TRACE, TRACES = "metazoo_trace", "metazoo_traces"  # headers of messages: a place, places by job id
+
+
+def here() -> Trace:
+    """Where in a trace the caller is."""
+    carried: dict[str, str] = {}
+    propagate.inject(carried)
+    return carried
 
 
 class Queue:
@@ -33,19 +48,19 @@ class Queue:
 
     def acquire(self, job_id: str, api_id: str) -> None:
         """Have one API asked."""
-        self._celery.send_task(ACQUIRE_TASK, args=[job_id, api_id], queue=lane_of(job_id))
+        self._send(ACQUIRE_TASK, [job_id, api_id], lane_of(job_id))
 
     def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
         """Have the meta-model trained from what the APIs answered."""
-        self._celery.send_task(LEARN_TASK, args=[job_id], queue=GPU_QUEUE if on_gpu else LEARN_QUEUE)
+        self._send(LEARN_TASK, [job_id], GPU_QUEUE if on_gpu else LEARN_QUEUE)
 
     def notify(self, job_id: str) -> None:
         """Have the job's webhook told what it was not told yet."""
-        self._celery.send_task(NOTIFY_TASK, args=[job_id], queue=ACQUIRE_QUEUE)
+        self._send(NOTIFY_TASK, [job_id], ACQUIRE_QUEUE)
 
     def probe(self, probe_id: str) -> None:
         """Have the APIs of an estimate probed."""
-        self._celery.send_task(PROBE_TASK, args=[probe_id], queue=ACQUIRE_QUEUE)
+        self._send(PROBE_TASK, [probe_id], ACQUIRE_QUEUE)
 
     def send(self, job_id: str, role: str) -> None:
         """Have the work of a role done."""
@@ -54,9 +69,15 @@ class Queue:
         else:
             self.acquire(job_id, role.removeprefix(acquire_role("")))
 
-    def begin(self, job_ids: Sequence[str]) -> None:
-        """Have everything sent that is due of queued jobs: one message here, however many APIs there are to ask."""
-        self._celery.send_task(BEGIN_TASK, args=[job_ids], queue=ACQUIRE_QUEUE)
+    def begin(self, job_ids: Sequence[str], traces: Mapping[str, Trace] = MappingProxyType({})) -> None:
+        """Have everything sent that is due of queued jobs: one message here, however many APIs there are to ask.
+
+        `traces`: by job id, where each was asked for.
+        """
+        told = {job_id: dict(trace) for job_id, trace in traces.items() if trace}
+        self._celery.send_task(
+            BEGIN_TASK, args=[job_ids], queue=ACQUIRE_QUEUE, headers={TRACES: told} if told else None
+        )
 
     def send_all(self, job_id: str, roles: Iterable[str]) -> None:
         """Have the work of these roles done."""
@@ -74,6 +95,10 @@ class Queue:
             for queue in queues:
                 pipe.llen(queue)
             return sum(map(int, pipe.execute()))
+
+    def _send(self, task: str, args: Sequence[str], queue: str) -> None:
+        trace = here()
+        self._celery.send_task(task, args=args, queue=queue, headers={TRACE: trace} if trace else None)
 
     def close(self) -> None:
         """Close the connections."""

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from metazoo import logs
+from metazoo import logs, tracing
 from metazoo.children import die_with_parent
 
 if TYPE_CHECKING:
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 def serve(
     make: Callable[[], "FastAPI"],
     *,
+    name: str,
     factory: str,
     host: str,
     port: int,
     workers: int,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Serve what `make` makes until told to stop.
+    """Serve what `make` makes until told to stop; traces tell that it is `name`.
 
     `factory` names a function `module:name` that makes the same by the environment, with `environment` in it: of several
     workers each calls it in a process of its own.
@@ -34,6 +35,7 @@ def serve(
     options: dict[str, Any] = {"host": host, "port": port, "log_config": None, "timeout_graceful_shutdown": 5}
     options["access_log"] = False  # /metrics counts requests; a line each takes as long as a small answer
     if workers == 1:
+        tracing.configure(name)
         uvicorn.run(settled(make()), **options)
         return
     os.environ.update(environment)
@@ -42,10 +44,11 @@ def serve(
         uvicorn.run(factory, factory=True, workers=workers, **options)
 
 
-def worker(make: Callable[[], "FastAPI"]) -> "FastAPI":
+def worker(make: Callable[[], "FastAPI"], *, name: str) -> "FastAPI":
     """What `make` makes, in one of several processes; it ends with the one that started it, however that ends."""
     die_with_parent()
     logs.configure()
+    tracing.configure(name)
     return settled(make())
 
 

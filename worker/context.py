@@ -19,6 +19,7 @@ from meta_server.store.webhooks import Webhooks
 from metering.leases import RENEW_EVERY
 from metering.scripts import connect, disconnect
 from worker.settings import Settings
+from worker.tracing import TracedTransport
 from worker.transport import Guard, GuardedTransport
 
 POLL_EVERY = 1.0  # seconds between looks at the job's status
@@ -86,7 +87,7 @@ async def open_context(
             artifacts=Artifacts(settings.artifacts),
             queue=queue,
             guard=guard,
-            transport=lambda: GuardedTransport(guard, tls=tls),
+            transport=lambda: TracedTransport(GuardedTransport(guard, tls=tls)),
             data=settings.data,
             patience=settings.patience,
             timeout=settings.timeout,

@@ -3,10 +3,11 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 from celery import Celery
@@ -14,11 +15,11 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from contracts.problems import ProblemError
-from meta_server.queue import ACQUIRE_TASK, BEGIN_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, Queue
+from meta_server.queue import ACQUIRE_TASK, BEGIN_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, TRACE, TRACES, Queue, Trace
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
-from worker import metrics
+from worker import metrics, tracing
 from worker.acquire import acquire
 from worker.context import Context, open_context
 from worker.estimating import probe
@@ -80,8 +81,9 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     async def tenant_of(job_id: str) -> str:
         return (await (await open_shared()).store.load(job_id)).tenant
 
-    def run(job_id: str, role: str, work: Work) -> None:
-        with _told(job_id=job_id, role=role), _timed(role) as timed:
+    def run(request: Any, job_id: str, role: str, work: Work) -> None:
+        named = _told(job_id=job_id, role=role)
+        with named, tracing.task(role.partition(":")[0], getattr(request, TRACE, None)), _timed(role) as timed:
             try:
                 with stopping.at_work():
                     structlog.contextvars.bind_contextvars(tenant=loop.run(tenant_of(job_id)))
@@ -103,29 +105,30 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     async def _in_context(job_id: str, role: str, work: Work) -> None:
         await work_on(await open_shared(), job_id, role, work)
 
-    async def _begin(job_ids: Sequence[str]) -> None:
+    async def _begin(job_ids: Sequence[str], traces: Mapping[str, Trace]) -> None:
         context = await open_shared()
         for job_id in job_ids:
             try:
-                await context.begin(job_id)
+                with structlog.contextvars.bound_contextvars(job_id=job_id), tracing.task("begin", traces.get(job_id)):
+                    await context.begin(job_id)
             except (ProblemError, StoreUnavailable, OperationalError) as error:
                 # it was deleted, or the reaper sends what is due
                 log.warning("not_begun", job_id=job_id, cause=str(error))
 
-    @app.task(name=BEGIN_TASK, shared=False)
-    def begin(job_ids: list[str]) -> None:
-        loop.run(_begin(job_ids))
+    @app.task(name=BEGIN_TASK, shared=False, bind=True)
+    def begin(self: Any, job_ids: list[str]) -> None:
+        loop.run(_begin(job_ids, getattr(self.request, TRACES, None) or {}))
 
-    @app.task(name=ACQUIRE_TASK, shared=False)
-    def acquire_api(job_id: str, api_id: str) -> None:
-        run(job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
+    @app.task(name=ACQUIRE_TASK, shared=False, bind=True)
+    def acquire_api(self: Any, job_id: str, api_id: str) -> None:
+        run(self.request, job_id, acquire_role(api_id), partial(acquire, api_id=api_id))
 
     async def _notify(job_id: str) -> None:
         await notify(await open_shared(), job_id)
 
-    @app.task(name=NOTIFY_TASK, shared=False)
-    def tell_webhook(job_id: str) -> None:
-        with _told(job_id=job_id):
+    @app.task(name=NOTIFY_TASK, shared=False, bind=True)
+    def tell_webhook(self: Any, job_id: str) -> None:
+        with _told(job_id=job_id), tracing.task("notify", getattr(self.request, TRACE, None)):
             try:
                 structlog.contextvars.bind_contextvars(tenant=loop.run(tenant_of(job_id)))
                 loop.run(_notify(job_id))
@@ -135,19 +138,19 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     async def _probe(probe_id: str) -> None:
         await probe(await open_shared(), probe_id)
 
-    @app.task(name=PROBE_TASK, shared=False)
-    def probe_apis(probe_id: str) -> None:
-        with structlog.contextvars.bound_contextvars(probe_id=probe_id):
+    @app.task(name=PROBE_TASK, shared=False, bind=True)
+    def probe_apis(self: Any, probe_id: str) -> None:
+        with _told(probe_id=probe_id), tracing.task("probe", getattr(self.request, TRACE, None)):
             try:
                 with stopping.at_work():
                     loop.run(_probe(probe_id))
             except StoreUnavailable as error:
                 log.warning("not_probed", cause=str(error))  # who waits for it says what may have been charged
 
-    @app.task(name=LEARN_TASK, shared=False)
-    def learn(job_id: str) -> None:
+    @app.task(name=LEARN_TASK, shared=False, bind=True)
+    def learn(self: Any, job_id: str) -> None:
         from worker.learn import learn as work  # torch is for learners alone
 
-        run(job_id, LEARN, work)
+        run(self.request, job_id, LEARN, work)
 
     return loop.close

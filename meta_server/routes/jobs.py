@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
@@ -57,6 +58,7 @@ async def create_job(
 ) -> Job:
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
     job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
+    structlog.contextvars.bind_contextvars(job_id=job.id)
     if created:
         services.beginnings.add(job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"

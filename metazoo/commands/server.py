@@ -27,14 +27,21 @@ def server(
         return
     from metazoo.serving import serve
 
-    serve(_make, factory="metazoo.commands.server:application", host=host, port=port, workers=workers)
+    serve(
+        _make,
+        name="metazoo-server",
+        factory="metazoo.commands.server:application",
+        host=host,
+        port=port,
+        workers=workers,
+    )
 
 
 def application() -> "FastAPI":
     """The server by the environment: one of several processes."""
     from metazoo.serving import worker
 
-    return worker(_make)
+    return worker(_make, name="metazoo-server")
 
 
 def _make() -> "FastAPI":

@@ -39,11 +39,12 @@ def worker(
     if os.environ.get("METAZOO_METRICS_PORT"):  # child processes count in files there; read as metrics are imported
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="metazoo-metrics-"))
     from meta_server.queue import ACQUIRE_QUEUE, LANES
-    from metazoo import logs
+    from metazoo import logs, tracing
     from worker.app import start
     from worker.devices import queues
     from worker.settings import Settings
 
+    tracing.configure("metazoo-worker")
     acquires = role is Role.ACQUIRE
     start(
         Settings(),

@@ -71,6 +71,7 @@ def serve(
         fail(str(error), BAD_ZOO)
     serve_application(
         lambda: _make(settings, models),
+        name="metazoo-zoo",
         factory="metazoo.commands.zoo:application",
         environment={f"METAZOO_ZOO_{name.upper()}": str(value) for name, value in told.items()},
         host=host,
@@ -84,7 +85,7 @@ def application() -> "FastAPI":
     from api_zoo.settings import Settings
     from metazoo.serving import worker
 
-    return worker(lambda: _make(Settings(), None))
+    return worker(lambda: _make(Settings(), None), name="metazoo-zoo")
 
 
 def _make(settings: "Settings", models: "Mapping[str, Model] | None") -> "FastAPI":

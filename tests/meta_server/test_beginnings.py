@@ -23,7 +23,7 @@ class SlowQueue:
         self.let = threading.Event()
         self._lost = lost
 
-    def begin(self, job_ids: list[str]) -> None:
+    def begin(self, job_ids: list[str], traces: object) -> None:
         self.sent.append(job_ids)
         self.begun.release()
         assert self.let.wait(60)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 class LostQueue:
     """Takes nothing."""
 
-    def begin(self, job_ids: list[str]) -> None:
+    def begin(self, job_ids: list[str], traces: object) -> None:
         raise OperationalError("connection refused")
 
     def send(self, job_id: str, role: str) -> None:
