@@ -53,6 +53,7 @@ def open_folder(
     policy: str | None = None,
     shelf: Shelf | None = None,
     device: torch.device | str = "cpu",
+    half: bool = False,
 ) -> dict[str, Model]:
     """Every model of the folder by its name (`Manifest.model_name`), in the manifest's order.
 
@@ -91,6 +92,7 @@ def open_folder(
                 behaviour=told_behaviour or entry.behaviour,
                 price=(entry.price_per_1k, entry.currency),
                 published=_published(path, manifest, entry),
+                half=half,
             )
         except ValueError as error:
             raise BadZoo(f"{path} cannot be hosted: {error}") from error

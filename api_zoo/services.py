@@ -47,6 +47,7 @@ def hosted(settings: Settings) -> dict[str, Model]:
         policy=settings.policy,
         shelf=Shelf(settings.loaded_bytes),
         device=device,
+        half=settings.precision == "bf16",
     )
 
 

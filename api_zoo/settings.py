@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,10 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", validation_alias="METAZOO_ZOO_DEVICE",
         description="Where models compute: cpu, cuda, cuda:1; auto is cuda where there is one.",
+    )  # fmt: skip
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", validation_alias="METAZOO_ZOO_PRECISION",
+        description="What models compute in: bf16 is for GPUs, and slower on most CPUs.",
     )  # fmt: skip
     loaded_bytes: int = Field(
         512 * 2**20, ge=1, validation_alias="METAZOO_ZOO_LOADED_BYTES", description="Bytes of weights in memory."

@@ -1,6 +1,7 @@
 """Small requests are computed together, nobody waits without need, and neighbours change no bit of an answer."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -60,6 +61,30 @@ def test_neighbours_change_no_bit_of_an_answer(shape: tuple[int, int, int], widt
     among_others = torch.rand((CHUNK, *shape), generator=torch.Generator().manual_seed(3))
     among_others[17] = sent[40]
     assert torch.equal(model.predict(among_others)[17], together[40])
+
+
+def test_bfloat16_answers_nearly_the_same() -> None:
+    sent = images(9)
+    exact, half = (Model("m", network(), list("abcde"), SHAPE, half=half).predict(sent) for half in (False, True))
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)  # it was computed otherwise
+    torch.testing.assert_close(half, exact, atol=0.02, rtol=0)
+    torch.testing.assert_close(half.sum(1), torch.ones(9))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("half", "atol"), [(False, 1e-4), (True, 0.02)])
+def test_threads_that_share_a_gpu_mix_no_answers(half: bool, atol: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = build_classifier(8, SHAPE, 5, normalisation=NORMALISE, generator=generator)
+    here = Model("m", folded(plain), list("abcde"), SHAPE)
+    there = Model("m", folded(plain, "cuda"), list("abcde"), SHAPE, half=half)
+    batches = [images(1 + 37 * n % 200, seed=n) for n in range(64)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(there.predict, batches))
+    for batch, answer in zip(batches, answers, strict=True):
+        assert answer.device.type == "cpu"
+        torch.testing.assert_close(answer, here.predict(batch), atol=atol, rtol=0)
 
 
 async def test_what_arrives_while_a_batch_runs_is_computed_together(engine: Engine) -> None:

@@ -314,6 +314,36 @@ async def test_too_fast_says_when_to_come_back(zoo, colours) -> None:
     assert await zoo.spent(key) == 4
 
 
+async def test_too_many_at_once_says_when_to_come_back_and_frees_its_slot(zoo, colours) -> None:
+    key = await zoo.key(concurrency=1)
+    model = zoo.app.state.services.models["colours"]
+    model.answer = Failing(model, seconds=0.3)
+    found: list[httpx.Response] = []
+
+    async def ask() -> None:
+        found.append(await zoo.infer(key, colours(1)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        tasks.start_soon(ask)
+    refused, granted = sorted(found, key=lambda response: -response.status_code)
+    assert granted.headers["ratelimit-policy"] == '"concurrency";q=1;qu="concurrent-requests"'
+    assert granted.headers["ratelimit"] == '"concurrency";r=0'
+    problem(refused, 429, "rate-limited")
+    assert refused.headers["retry-after"] == "1"
+    assert (await zoo.infer(key, colours(1))).status_code == 200
+    assert await zoo.spent(key) == 2
+
+
+async def test_requests_a_second_are_limited_beside_images(zoo, colours) -> None:
+    key = await zoo.key(requests_per_second=0.5)
+    assert (await zoo.infer(key, colours(3))).headers["ratelimit"] == '"requests";r=0;t=2'
+    refused = await zoo.infer(key, colours(1))
+    problem(refused, 429, "rate-limited")
+    assert 1 <= int(refused.headers["retry-after"]) <= 2
+    assert await zoo.spent(key) == 3
+
+
 async def test_a_key_without_limits_states_none(zoo, colours) -> None:
     response = await zoo.infer(await zoo.key(), colours(1))
     assert "ratelimit" not in response.headers
