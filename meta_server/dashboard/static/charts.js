@@ -32,7 +32,7 @@ const MOST_BARS = 7; // series with a colour of their own; the others are one
 /** Stacked bars: `series` are pairs of a name and a number for each of `days`, the largest first. */
 export function bars(place, days, series) {
   if (!window.Plotly || !series.length) return;
-  place.querySelector(".chart-empty")?.remove();
+  place.hidden = false;
   const rest = series.slice(MOST_BARS);
   const shown = series.slice(0, MOST_BARS);
   if (rest.length) shown.push([`${rest.length} others`, days.map((_, at) => rest.reduce((sum, [, counts]) => sum + counts[at], 0))]);
