@@ -258,7 +258,7 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         seen.append(asked[:, None].float().expand_as(probabilities))
     mask = torch.cat(seen, 1)
     everyone = bool((mask == 1).all())
-    weights = trust(agreement(profiles, answers.asked[kept]))
+    weights = trust(*agreement(profiles, answers.asked[kept]))
     by_entry = weights.repeat_interleave(torch.tensor(answers.ways))
     return _Targets(
         torch.cat(logits, 1).to(device),

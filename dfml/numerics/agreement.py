@@ -15,13 +15,14 @@ ENOUGH = 0.25
 """Of the agreement that the upper quartile of the APIs has: from here on an API is trusted fully."""
 
 
-def agreement(profiles: Sequence[Tensor], asked: Tensor) -> Tensor:
-    """Of each API with all the others, about -1 to 1, 0 in the mean where its answers have nothing to do with theirs: (APIs,).
+def agreement(profiles: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each API with all the others, about -1 to 1, and the standard deviation that chance alone would give: two (APIs,).
 
     With `K_t[i, j]` the inner product of API t's answers to images i and j, less their mean, in units of its length over
     all i != j of its images, it is `sum_s <K_t, K_s> / sum_s sqrt(f_ts f_st)` over i != j and s != t; `f_ts` is the share of
-    t's pairs of images that s was shown. Without i = j chance adds nothing (the unbiased form of kernel alignment: Song et
-    al. 2012, Cortes et al. 2012).
+    t's pairs of images that s was shown. Without i = j it is 0 in the mean where answers have nothing to do with the others'
+    (the unbiased form of kernel alignment: Song et al. 2012, Cortes et al. 2012); its variance is then
+    `sum_s 2 p_ts / (p_t p_s)` over the square of the denominator, p the pairs of images that APIs were shown.
 
     profiles: answers (n, ways) of each API less their mean over its images, zero where not asked. asked: bool (n, APIs).
     """
@@ -31,24 +32,28 @@ def agreement(profiles: Sequence[Tensor], asked: Tensor) -> Tensor:
         total += _kernel(profile[:MOST])
     counts = asked.double().T @ asked.double()  # images that both were shown
     pairs = counts * (counts - 1)
-    share = pairs / pairs.diagonal().clamp_min(1)[:, None]
-    expected = (share * share.T).sqrt().fill_diagonal_(0).sum(1)
-    with_all = []
+    own = pairs.diagonal().clamp_min(1)
+    shared = pairs / (own[:, None] * own)
+    expected = (pairs * shared).sqrt().fill_diagonal_(0).sum(1).clamp_min(1e-12)
+    chance = (2 * shared.fill_diagonal_(0)).sum(1).sqrt() / expected
+    with_all, varies = [], []  # what always says the same agrees with nobody, by no chance
     for profile in profiles:
         kernel = _kernel(profile[:MOST])
         with_all.append((kernel * (total - kernel)).sum())
-    return (torch.stack(with_all) / expected.clamp_min(1e-12)).float()
+        varies.append(kernel.any())
+    return (torch.stack(with_all) / expected).float(), (chance * torch.stack(varies)).float()
 
 
-def trust(agreement: Tensor) -> Tensor:
+def trust(agreement: Tensor, chance: Tensor) -> Tensor:
     """A weight in [0, 1] for each API: in proportion to its agreement, 1 from `ENOUGH` of the upper quartile's on: (APIs,).
 
-    All ones where there are fewer than three APIs, or nobody agrees: then there is nothing to tell them apart by.
+    Two standard deviations of chance are added first: with few answers none is distrusted for bad luck. All ones where there
+    are fewer than three APIs, or nobody agrees: then there is nothing to tell them apart by.
     """
     usual = agreement.quantile(0.75)
     if len(agreement) < 3 or usual <= 0:
         return torch.ones_like(agreement)
-    return (agreement / (ENOUGH * usual)).clamp(0, 1)
+    return ((agreement + 2 * chance) / (ENOUGH * usual)).clamp(0, 1)
 
 
 def _kernel(profile: Tensor) -> Tensor:
