@@ -40,7 +40,7 @@ def agreement(profiles: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, Tensor
     for profile in profiles:
         kernel = _kernel(profile[:MOST])
         with_all.append((kernel * (total - kernel)).sum())
-        varies.append(kernel.any())
+        varies.append(profile.abs().amax() > 1e-6)
     return (torch.stack(with_all) / expected).float(), (chance * torch.stack(varies)).float()
 
 
