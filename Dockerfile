@@ -12,7 +12,7 @@ COPY worker worker
 COPY client client
 COPY metazoo metazoo
 RUN python -m venv /opt/metazoo \
- && /opt/metazoo/bin/pip install --no-cache-dir -c constraints.txt ".[zoo,server,worker,s3]"
+ && /opt/metazoo/bin/pip install --no-cache-dir -c constraints.txt ".[zoo,server,worker,s3,otel]"
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 metazoo && install -d -o metazoo /data
