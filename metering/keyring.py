@@ -11,7 +11,7 @@ import secrets
 import string
 import time
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 
@@ -127,8 +127,11 @@ class Keyring:
         caller = self._callers.get(digest)
         now = time.monotonic()
         if caller is None or (now - caller.seen > STANDING_SECONDS and not caller.revoked):
+            if caller is not None:
+                self._callers[digest] = replace(caller, seen=now)  # one asks, for all who come meanwhile
             key = await self.authenticate(secret)
             if key is None:
+                self._callers.pop(digest, None)
                 return None
             models = None if key.models is None else frozenset(key.models)
             expires = None if key.expires_at is None else key.expires_at.timestamp()
