@@ -216,7 +216,9 @@ def main(
                     runs.append(told_of.run(method, budget, seed, random))
                     told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
                     console.print(f"{name} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
-                row[_budget_name(method, budget)] = _summary(runs) if runs else "not_run"
+                if runs:
+                    row[_budget_name(method, budget)] = _summary(runs)
+                row.setdefault(_budget_name(method, budget), "not_run")
                 result = _result(bench, rows, random, f"{manifest.backbone}-{manifest.width} on {manifest.dataset}")
                 RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what was measured outlives what interrupts
     plot(result, PLOT)
