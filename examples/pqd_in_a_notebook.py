@@ -2,7 +2,7 @@
 
     python examples/pqd_in_a_notebook.py
 
-Needs metazoo[learn]; takes about a minute on one core.
+Needs metazoo[learn]; takes less than a minute on one core.
 """
 
 from contracts.meta_models import BackboneConfig, Evaluation
