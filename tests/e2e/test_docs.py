@@ -82,7 +82,7 @@ def run_to_the_end(command: list[str], up, folder: Path, **more: str) -> str:
     environment = {
         **os.environ,
         **more,
-        "OMP_NUM_THREADS": "1",  # threads that wait for each other on shared cores take ten times as long
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other on shared cores take many times as long
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "METAZOO_READY_FILE": str(up.ready_file),
         "METAZOO_URL": up.ready["server_url"],
