@@ -196,7 +196,9 @@ class Gate:
         )
         if verdict != b"charged":
             self._granted.discard(key_id)
-        elif len(self._granted) < GRANTED:
+        elif key_id not in self._granted:
+            if len(self._granted) >= GRANTED:
+                self._granted.clear()  # a hint: each comes back with its next request
             self._granted.add(key_id)
         if verdict == b"unknown":
             raise KeyRevoked("there is no such key")
