@@ -28,8 +28,10 @@ from dfml.numerics.distillation import (
     centre_by_group,
     cosines,
     log_probabilities,
-    masked_mean_square,
+    log_softmax_by_group,
+    masked_mean,
     relational,
+    rounding_unit,
     standardised,
 )
 from dfml.plans import Plan, plan
@@ -69,12 +71,14 @@ class Distilled:
 class _Targets:
     """answers: standardised logits (n, ways of all APIs); seen: 0/1, same shape, None where every API saw every image;
     profile: probabilities less their mean over the pool, zero where not seen, times the trust in their API;
-    trust: of the API of each entry (ways of all APIs,), None where all are trusted fully."""
+    trust: of the API of each entry (ways of all APIs,), None where all are trusted fully;
+    labels: of APIs that give labels alone ways times the one-hot label, NaN elsewhere; None where there is no such API."""
 
     answers: Tensor
     seen: Tensor | None
     profile: Tensor
     trust: Tensor | None
+    labels: Tensor | None
 
 
 def train(
@@ -219,7 +223,8 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """The two terms of the loss on a batch: features (batch, d) of the pool's images `chosen` (batch,).
 
-    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes, APIs weighted by trust
+    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes, APIs weighted by trust; of an
+              API that gives labels alone the cross-entropy of softmax(z_hat) instead
     relation: mean over i != j of (cos(f_i, f_j) - cos(P_i, P_j))^2 / Var, pairs weighted by how many answers they share
     """
     outputs = F.linear(features, centre_by_group(head.weight, ways), centre_by_group(head.bias, ways))
@@ -227,7 +232,11 @@ def losses(
     weight = seen
     if targets.trust is not None:
         weight = targets.trust.expand_as(outputs) if seen is None else seen * targets.trust
-    answers = masked_mean_square(outputs - targets.answers[chosen], weight)
+    errors = (outputs - targets.answers[chosen]).square()
+    if targets.labels is not None:
+        labels = targets.labels[chosen]
+        errors = torch.where(labels.isnan(), errors, -labels.nan_to_num() * log_softmax_by_group(outputs, ways))
+    answers = masked_mean(errors, weight)
     alike, shared = cosines(targets.profile[chosen], seen)
     return answers, relational(features, alike, None if seen is None else shared)
 
@@ -244,7 +253,7 @@ def default_rate(config: BackboneConfig) -> float:
 
 
 def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.device) -> _Targets:
-    logits, profiles, seen = [], [], []
+    logits, profiles, seen, labels = [], [], [], []
     for api, given in enumerate(answers.probabilities):
         asked, probabilities = answers.asked[kept, api], given[kept]
         full = torch.zeros_like(probabilities)
@@ -256,6 +265,8 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         logits.append(standardised(full, asked))
         profiles.append(torch.where(asked[:, None], probabilities - mean, 0.0))
         seen.append(asked[:, None].float().expand_as(probabilities))
+        alone = bool(asked.any()) and rounding_unit(probabilities[asked]) == 1.0
+        labels.append(probabilities * probabilities.shape[1] if alone else torch.full_like(probabilities, torch.nan))
     mask = torch.cat(seen, 1)
     everyone = bool((mask == 1).all())
     weights = trust(*agreement(profiles, answers.asked[kept]))
@@ -265,4 +276,5 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         None if everyone else mask.to(device),
         (torch.cat(profiles, 1) * by_entry).to(device),
         None if bool((weights == 1).all()) else by_entry.to(device),
+        None if all(bool(one.isnan().any()) for one in labels) else torch.cat(labels, 1).to(device),
     )

@@ -54,11 +54,18 @@ def centre_by_group(weights: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.cat([part - part.mean(0) for part in torch.split(weights, list(sizes))])
 
 
-def masked_mean_square(difference: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of squares, each entry counted as much as its weight in [0, 1] says; `weight` None counts all of them fully."""
+def log_softmax_by_group(outputs: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Outputs (n, sum of sizes) -> log-probabilities, those of each group by themselves."""
+    if len(set(sizes)) == 1:
+        return outputs.reshape(len(outputs), len(sizes), sizes[0]).log_softmax(-1).reshape(outputs.shape)
+    return torch.cat([part.log_softmax(-1) for part in torch.split(outputs, list(sizes), 1)], 1)
+
+
+def masked_mean(errors: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of the entries, each counted as much as its weight in [0, 1] says; `weight` None counts all of them fully."""
     if weight is None:
-        return difference.square().mean()
-    return (difference.square() * weight).sum() / weight.sum().clamp_min(1)
+        return errors.mean()
+    return (errors * weight).sum() / weight.sum().clamp_min(1)
 
 
 def cosines(centred: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:

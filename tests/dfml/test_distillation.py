@@ -10,7 +10,8 @@ from dfml.numerics.distillation import (
     divergence,
     divergence_as_released,
     log_probabilities,
-    masked_mean_square,
+    log_softmax_by_group,
+    masked_mean,
     relational,
     rounding_unit,
     standardised,
@@ -71,12 +72,12 @@ def test_centred_heads_have_centred_outputs(sizes: tuple[int, ...]) -> None:
     assert centre_by_group(weights[:, 0], sizes).shape == (9,)
 
 
-def test_masked_mean_square_against_a_loop() -> None:
+def test_a_masked_mean_against_a_loop() -> None:
     difference, seen = torch.randn(5, 4), torch.rand(5, 4) < 0.5
     plain = [difference[i, j].item() ** 2 for i in range(5) for j in range(4) if seen[i, j]]
-    assert masked_mean_square(difference, seen.float()).item() == pytest.approx(sum(plain) / len(plain), rel=1e-5)
-    assert masked_mean_square(difference, torch.ones(5, 4)).item() == pytest.approx(
-        masked_mean_square(difference, None).item()
+    assert masked_mean(difference.square(), seen.float()).item() == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+    assert masked_mean(difference.square(), torch.ones(5, 4)).item() == pytest.approx(
+        masked_mean(difference.square(), None).item()
     )
 
 
@@ -143,3 +144,11 @@ def test_the_released_divergence_loses_what_the_teacher_knows() -> None:
     assert slope[0, 0] < -1e-3
     (right,) = torch.autograd.grad(divergence(p, logits), [logits])
     assert torch.allclose(right, torch.zeros(1, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 4)])
+def test_probabilities_of_a_group_are_its_own_softmax(sizes: tuple[int, int]) -> None:
+    outputs = torch.randn(5, 6)
+    first, second = torch.split(outputs, list(sizes), 1)
+    found = log_softmax_by_group(outputs, sizes).exp()
+    assert torch.allclose(found, torch.cat([first.softmax(1), second.softmax(1)], 1))

@@ -94,6 +94,39 @@ def test_the_loss_on_a_batch_against_a_loop(teachers: list[ModuleTeacher], image
     assert got_relation.item() == pytest.approx(error / variance, rel=1e-3)
 
 
+@pytest.mark.parametrize("apis_per_image", [2, 3])
+def test_an_api_of_labels_alone_is_learned_by_cross_entropy(
+    teachers: list[ModuleTeacher], images: Tensor, apis_per_image: int
+) -> None:
+    """The second of three, beside two of full answers: every term written out."""
+    planned = plan(
+        PqdOptions(apis_per_image=apis_per_image), queries=40 * apis_per_image, queries_per_api=None, apis=3, seed=0
+    )
+    whole = pqd.ask(teachers, images, planned)
+    given = list(whole.probabilities)
+    given[1] = F.one_hot(torch.arange(40) % 5, 5).float() * whole.asked[:, 1, None]
+    answers = Answers(images, given, whole.asked)
+    chosen = torch.tensor([3, 0, 7, 21, 30])
+    features, head = torch.randn(5, 6), torch.nn.Linear(6, 10)
+    targets = pqd._targets(answers, torch.ones(40, dtype=torch.bool), PqdOptions(), torch.device("cpu"))
+    got, _ = pqd.losses(features, head, targets, chosen, answers.ways)
+    errors, weights_of = [], []
+    for api, ways in enumerate(answers.ways):
+        start, asked = sum(answers.ways[:api]), answers.asked[:, api]
+        trusted = 1.0 if targets.trust is None else targets.trust[start].item()
+        z = given[api].clamp_min(1e-4).log()
+        z = z - z.mean(1, keepdim=True)
+        z = z / z[asked].std()
+        for row, image in enumerate(chosen.tolist()):
+            out = head(features[row])[start : start + ways]
+            if asked[image] and api == 1:
+                errors += [F.cross_entropy(out, given[1][image].argmax()).item()] * ways
+            elif asked[image]:
+                errors += (out - out.mean() - z[image]).square().tolist()
+            weights_of += [trusted] * ways * int(asked[image])
+    assert got.item() == pytest.approx(np.average(errors, weights=weights_of), rel=1e-4)
+
+
 def test_images_nobody_answered_change_nothing(
     teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
 ) -> None:
