@@ -238,7 +238,9 @@ async def test_later_faults_keep_what_was_given(world: Any, api: Any) -> None:
 
     one.answer = answer
     told = await world.acquire_all(await world.submit(one, queries=200))
-    assert (told.budget.confirmed, told.budget.unconfirmed) == (48, 32)
+    # what was under way when the first bad answer came is paid for too: how much that is depends on the machine
+    assert told.budget.confirmed == 48 < one.charged < 200
+    assert told.budget.unconfirmed == one.charged - 48
     assert told.progress.per_api["a0"].state == "done"
     assert (await world.learn(told.id)).status == JobStatus.SUCCEEDED
 
