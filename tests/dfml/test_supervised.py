@@ -151,7 +151,6 @@ def test_a_compiled_training_runs_through_torch_compile(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_trains_as_well(shapes: Tensor) -> None:
     config = BackboneConfig(backbone="resnet10", width=16)
     _, accuracy = train_classifier(shapes, config=config, seed=0, epochs=6, flip=False, device="cuda", compiled=True)

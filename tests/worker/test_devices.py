@@ -137,7 +137,6 @@ async def test_an_api_makes_room_for_those_that_wait(world: Any, api: Any, monke
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.anyio
 @pytest.mark.redis
 async def test_a_gpu_without_room_is_left_for_the_cpu(world: Any, api: Any) -> None:
