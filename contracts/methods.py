@@ -57,13 +57,21 @@ class PqdOptions(ProceduralQueries):
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Peak of the one-cycle schedule. Default: 8e-3 for Conv4, 5e-3 for ResNets."
     )
-    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's weight decay.")
-    shift: int = Field(4, ge=0, le=16, description="Augmentation: random shift of up to so many pixels, both axes.")
-    scale: float = Field(
-        0.25,
+    weight_decay: float | None = Field(
+        None, ge=0, le=1, description="AdamW's weight decay. Default: 1e-3, and 1e-2 from 1536 images."
+    )
+    shift: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Augmentation: random shift of up to so many pixels, both axes. Default: 2, and 4 from 1536 images.",
+    )
+    scale: float | None = Field(
+        None,
         ge=0,
         le=0.9,
-        description="Augmentation: height and width changed at random by up to this part, each by itself.",
+        description="Augmentation: height and width changed at random by up to this part, each by itself. Default: 0, and "
+        "0.25 from 1536 images.",
     )
     flip: bool = Field(True, description="Augmentation: random horizontal flip.")
 

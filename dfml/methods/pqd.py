@@ -162,7 +162,11 @@ def distil(
     steps = options.steps if options.steps is not None else default_steps(pool)
     rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
     parameters = [*backbone.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=options.weight_decay)
+    usual = default_regularisation(pool)
+    shift = usual.shift if options.shift is None else options.shift
+    scale = usual.scale if options.scale is None else options.scale
+    decay = usual.weight_decay if options.weight_decay is None else options.weight_decay
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
     told = [config.model_dump(), options.model_dump(), seed]
     name = "" if checkpoint is None else name_of(told, (answers.images, answers.asked, *answers.probabilities))
     state = TrainingState(nn.ModuleList([backbone, head]), [optimiser], generator, name)
@@ -180,9 +184,7 @@ def distil(
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
             order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
-        shown = warp(
-            learned.images[chosen], flip=options.flip, shift=options.shift, scale=options.scale, generator=generator
-        )
+        shown = warp(learned.images[chosen], flip=options.flip, shift=shift, scale=scale, generator=generator)
         answer_loss, relation_loss = losses(backbone(shown), head, learned.targets, chosen, learned.ways)
         loss = answer_loss + options.relation * relation_loss
         optimiser.zero_grad(set_to_none=True)
@@ -245,6 +247,24 @@ def default_steps(images: int) -> int:
     """1500 up to 256 images, in proportion up to 3000 from 512 to 4096, and again up to 4000 at 16384."""
     few, many = min(max(images / 256 - 1, 0), 1), min(max((images - 4096) / (16384 - 4096), 0), 1)
     return round(1500 + 1500 * few + 1000 * many)
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What keeps the student from learning the pool by heart; see `PqdOptions`."""
+
+    shift: int
+    scale: float
+    weight_decay: float
+
+
+MANY = 1536
+"""Images from which stretching them teaches more than it blurs: measured below and above, see the method's page."""
+
+
+def default_regularisation(images: int) -> Regularisation:
+    """Little of it for a small pool, of which a student of glyphs, say, must not lose the details."""
+    return Regularisation(2, 0.0, 1e-3) if images < MANY else Regularisation(4, 0.25, 1e-2)
 
 
 def default_rate(config: BackboneConfig) -> float:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,20 @@ def test_a_resnet_learns_too(teachers: list[ModuleTeacher]) -> None:
         on_step=lambda step, steps, metrics: (first if step <= 5 else last).append(metrics["answers"]),
     )
     assert np.mean(last[-5:]) < np.mean(first)
+
+
+def test_a_small_pool_is_left_as_it_is_and_a_large_one_stretched(
+    teachers: list[ModuleTeacher], tiny: BackboneConfig
+) -> None:
+    few, many = pqd.default_regularisation(pqd.MANY - 1), pqd.default_regularisation(pqd.MANY)
+    assert (few.shift, few.scale) < (many.shift, many.scale)
+    assert few.weight_decay < many.weight_decay
+    for usual in (few, many):
+        written = FEW.model_copy(update=asdict(usual))
+        one, same = (
+            weights(pqd.train(teachers, tiny, options, queries=90, seed=0).backbone) for options in (FEW, written)
+        )
+        assert all(torch.equal(one[name], same[name]) for name in one) == (usual is few)
 
 
 def test_default_steps_and_rates() -> None:
