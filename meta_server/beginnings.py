@@ -45,5 +45,7 @@ class Beginnings:
             await anyio.to_thread.run_sync(self._queue.begin, list(sent), sent)
         except OperationalError as error:
             log.warning("enqueue_failed", jobs=list(sent), cause=str(error))
+        except Exception:  # a fault of one message must not end those of all later jobs
+            log.exception("enqueue_failed", jobs=list(sent))
         # cancelled before this, they are sent again, which harms nobody; one that was added again meanwhile stays
         self._waiting = {job_id: at for job_id, at in self._waiting.items() if sent.get(job_id) is not at}

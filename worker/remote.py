@@ -160,10 +160,7 @@ class RemoteTeacher:
                 if not done:
                     break
         finally:
-            for task in under_way:
-                task.cancel()
-            for task in under_way:
-                await end(task)
+            await end(*under_way)
         if failures:
             raise min(failures, key=_severity)
 

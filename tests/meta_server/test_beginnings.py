@@ -17,18 +17,18 @@ pytestmark = pytest.mark.anyio
 class SlowQueue:
     """Takes a message once it is let; the first `lost` are refused."""
 
-    def __init__(self, lost: int = 0) -> None:
+    def __init__(self, lost: int = 0, fault: type[Exception] = OperationalError) -> None:
         self.sent: list[list[str]] = []
         self.begun = threading.Semaphore(0)
         self.let = threading.Event()
-        self._lost = lost
+        self._lost, self._fault = lost, fault
 
     def begin(self, job_ids: list[str], traces: object) -> None:
         self.sent.append(job_ids)
         self.begun.release()
         assert self.let.wait(60)
         if len(self.sent) <= self._lost:
-            raise OperationalError("connection refused")
+            raise self._fault("connection refused")
 
 
 async def test_all_that_come_while_a_message_is_sent_go_in_the_next() -> None:
@@ -57,8 +57,9 @@ async def test_what_waits_when_the_server_stops_is_sent() -> None:
     assert queue.sent == [["job_1"]]
 
 
-async def test_a_message_that_is_lost_holds_no_other_up() -> None:
-    queue = SlowQueue(lost=1)
+@pytest.mark.parametrize("fault", [OperationalError, ValueError])
+async def test_a_message_that_is_lost_holds_no_other_up(fault: type[Exception]) -> None:
+    queue = SlowQueue(lost=1, fault=fault)
     queue.let.set()
     beginnings = Beginnings(queue)  # type: ignore[arg-type]
     async with running(beginnings.run()):
