@@ -4,16 +4,15 @@ Command modules import only typer, rich, the standard library and contracts at t
 quick and works with any extra; what a command needs beyond that it imports when it runs.
 """
 
-import os
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from contracts.problems import faults
+from metazoo import runtime
 from metazoo.commands import adapted, data, demo, doctor, job_records, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
@@ -57,12 +56,7 @@ def root(
     ] = False,
 ) -> None:
     """Options of every command."""
-    # Children start in other folders: a relative path would point elsewhere there.
-    if data := os.environ.get("METAZOO_DATA"):
-        os.environ["METAZOO_DATA"] = str(Path(data).absolute())
-    # Torch's threads wait for each other asleep, not spinning: beside other work on the same cores, training with two
-    # threads ran at 14 steps a second instead of 2 to 5. Read when torch is loaded, by children as well.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    runtime.prepare()
 
 
 def main() -> None:
