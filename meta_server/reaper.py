@@ -94,12 +94,12 @@ class Reaper:
         await self._store.events.trim(job_id)
         due = job.due()
         if not due:
-            closed = await self._store.close(job_id)
+            closed = await self._store.moves.close(job_id)
             if closed and job.status in ENDED:
                 await self._forget(job_id)
             return
         if error := job.too_few():
-            await self._store.fail(job_id, error)
+            await self._store.moves.fail(job_id, error)
             return
         now, states = await self._states(job_id)
         for role in due:

@@ -62,9 +62,9 @@ class Context:
         job = await self.store.load(job_id)
         due = job.due()
         if not due:
-            await self.store.close(job_id)
+            await self.store.moves.close(job_id)
         elif error := job.too_few():
-            await self.store.fail(job_id, error)
+            await self.store.moves.fail(job_id, error)
         elif due == [LEARN] or (LEARN in due and await self.store.first_sent(job_id, LEARN)):
             await asyncio.to_thread(self.queue.learn, job_id)
 

@@ -30,7 +30,7 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
         try:
             lease = await context.store.take(job_id, role, context.holder)
         except AttemptsExhausted as error:
-            await context.store.fail(job_id, job_error(error))
+            await context.store.moves.fail(job_id, job_error(error))
         else:
             if lease is None:
                 return  # whoever holds it sees to what follows
@@ -53,19 +53,19 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
             except (Stopped, LeaseLost, StoreUnavailable):
                 raise
             except QuotaReached as reached:
-                await context.store.pause(job_id, reason=str(reached), lease=lease)
+                await context.store.moves.pause(job_id, reason=str(reached), lease=lease)
                 raise Stopped(Why.PAUSED) from None
             except Exception as error:
                 if reason := reason_to_pause(error):
                     log.warning("job_pauses", reason=reason)
                     with suppress(ProblemError):  # it is ending, or has ended
-                        await context.store.pause(job_id, reason=reason, lease=lease)
+                        await context.store.moves.pause(job_id, reason=reason, lease=lease)
                     raise Stopped(Why.PAUSED) from error
                 if isinstance(error, JobFault):
                     log.info("job_failed", code=error.error.code)
                 else:
                     log.exception("task_failed")
-                await context.store.fail(job_id, job_error(error), lease=lease)
+                await context.store.moves.fail(job_id, job_error(error), lease=lease)
     except Stopped as stopped:
         if stopped.why is Why.TURN:
             await asyncio.to_thread(context.queue.send, job_id, role)  # behind those that wait

@@ -117,19 +117,19 @@ async def delete_job(job_id: JobId, services: ServicesDep) -> None:
 @router.post("/{job_id}/cancel", responses=problems(404, 409))
 async def cancel_job(job_id: JobId, services: ServicesDep) -> Job:
     """Stop a job. A queued one is cancelled at once, a running one within a step; what it has paid for is kept."""
-    return await services.jobs.cancel(job_id)
+    return await services.jobs.moves.cancel(job_id)
 
 
 @router.post("/{job_id}/pause", responses=problems(404, 409))
 async def pause_job(job_id: JobId, services: ServicesDep) -> Job:
     """Let a job rest. A queued one is paused at once, a running one when the requests under way have been answered."""
-    return await services.jobs.pause(job_id, reason="paused on request")
+    return await services.jobs.moves.pause(job_id, reason="paused on request")
 
 
 @router.post("/{job_id}/resume", responses=problems(404, 409))
 async def resume_job(job_id: JobId, services: ServicesDep) -> Job:
     """Go on with a paused job, from its last answer or checkpoint."""
-    job = await services.jobs.resume(job_id)
+    job = await services.jobs.moves.resume(job_id)
     services.beginnings.add(job.id)
     return job
 
@@ -137,7 +137,7 @@ async def resume_job(job_id: JobId, services: ServicesDep) -> Job:
 @router.post("/{job_id}/retry", responses=problems(404, 409))
 async def retry_job(job_id: JobId, services: ServicesDep) -> Job:
     """Go on with a failed job: what it paid for and its checkpoints are kept, APIs that were dropped are asked again."""
-    job = await services.jobs.retry(job_id)
+    job = await services.jobs.moves.retry(job_id)
     services.beginnings.add(job.id)
     return job
 

@@ -73,9 +73,9 @@ def work(server: Running, redis_url: str) -> Callable[[str], None]:
         for step in range(10):
             await store.work.progress(job_id, lease, Phase.PROBE, step / 10)
             await asyncio.sleep(0.1)
-        await store.cancel(job_id)
+        await store.moves.cancel(job_id)
         await store.leases.release(lease)
-        assert await store.close(job_id)
+        assert await store.moves.close(job_id)
         await redis.aclose()
 
     return lambda job_id: asyncio.run(do(job_id))

@@ -108,7 +108,7 @@ async def test_retrying_counts_against_the_quota_and_resuming_does_not(
     other, _ = await key(http, tenant="other")
     await http.put("/admin/tenants/other/quota", json={"running_jobs": 2})
     failed, resting = [(await http.post("/v1/jobs", json=request_body, headers=other)).json()["id"] for _ in range(2)]
-    await services.jobs.fail(failed, JobError(code="internal", message="told by the test"))
+    await services.jobs.moves.fail(failed, JobError(code="internal", message="told by the test"))
     assert (await http.post(f"/v1/jobs/{resting}/pause", headers=other)).json()["status"] == "paused"
     third = (await http.post("/v1/jobs", json=request_body, headers=other)).json()["id"]
 

@@ -28,7 +28,7 @@ async def ended(http: httpx.AsyncClient, services: Services, request_body: Any) 
     await services.jobs.work.warn(job, lease, "two lines\nin one message")
     await http.post(f"/v1/jobs/{job}/cancel")
     await services.jobs.leases.release(lease)
-    assert await services.jobs.close(job)
+    assert await services.jobs.moves.close(job)
     return f"/v1/jobs/{job}/events"
 
 

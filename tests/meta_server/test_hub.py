@@ -75,9 +75,9 @@ async def test_every_follower_sees_every_event_once_and_in_order(
             await store.work.warn(job_id, lease, str(number))
             if rng.random() < 0.2:
                 await asyncio.sleep(0)
-        await store.pause(job_id, lease=lease)
+        await store.moves.pause(job_id, lease=lease)
         await store.leases.release(lease)
-        await store.cancel(job_id)
+        await store.moves.cancel(job_id)
 
     async def follow(one: Hub, job_id: str) -> tuple[str, str | None, list[str]]:
         for _ in range(rng.randrange(40)):
@@ -124,10 +124,10 @@ async def test_following_ends_with_the_last_status_and_goes_on_over_a_retry(
         following = one.follow(job_id)
         assert [event.data["status"] async for event in take(following, 2)] == ["queued", "running"]
         await store.leases.release(lease)
-        await store.fail(job_id, JobError(code="c", message="m"))
-        await store.retry(job_id)
+        await store.moves.fail(job_id, JobError(code="c", message="m"))
+        await store.moves.retry(job_id)
         assert [event.data["status"] async for event in take(following, 2)] == ["failed", "queued"]
-        await store.cancel(job_id)
+        await store.moves.cancel(job_id)
         assert [event.data["status"] async for event in following if event is not None] == ["cancelled"]
         last = (await store.events.page(job_id)).last
         assert [event async for event in one.follow(job_id, after=last)] == []

@@ -50,7 +50,7 @@ async def test_the_server_answers_as_it_says(
     lease = await services.jobs.take(running, "learn", "test")
     assert lease is not None
     await services.jobs.work.begin(running, lease)
-    await services.jobs.fail(failed, JobError(code="internal", message="told by the test"))
+    await services.jobs.moves.fail(failed, JobError(code="internal", message="told by the test"))
     await http.post(f"/v1/jobs/{cancelled}/cancel")
     key = (await http.post("/admin/keys", json={"name": "k", "tenant": "t", "role": "user"})).json()["id"]
     others = {

@@ -138,7 +138,7 @@ async def test_a_cancelled_job_whose_worker_vanished_is_closed(
     assert lease is not None
     await store.work.begin(job.id, lease)
     await store.ledger(job.id).reserve(lease, Chunk(api="a0", number=0, start=0, stop=4, digest="d"))
-    await store.cancel(job.id)
+    await store.moves.cancel(job.id)
     await one.round()
     assert (await store.get(job.id)).status == JobStatus.CANCELLING
     await expire(redis, job, "acquire:a0")

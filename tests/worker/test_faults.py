@@ -140,14 +140,14 @@ async def test_a_full_disk_pauses_the_job_and_loses_no_answer(
     assert told.status == JobStatus.PAUSED
     assert told.reason.startswith("disk_full")
     assert (told.budget.confirmed, told.budget.unconfirmed, told.budget.reserved) == (0, 0, one.charged + other.charged)
-    await world.store.resume(job.id)
+    await world.store.moves.resume(job.id)
     told = await world.acquire_all(job)
     assert told.budget.confirmed == one.charged + other.charged == 200
     assert told.budget.unconfirmed == 0
     with monkeypatch.context() as crowded:  # the learner's checkpoint, then
         crowded.setattr(world.context.artifacts, "write", full)
         assert (await world.learn(job.id)).status == JobStatus.PAUSED
-    await world.store.resume(job.id)
+    await world.store.moves.resume(job.id)
     assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
 
 
@@ -316,7 +316,7 @@ async def test_cancel_reaches_a_worker_stuck_in_a_slow_api(
     job = await world.submit(one, queries=200)
     task = asyncio.ensure_future(world.changed(timeout=3600.0).acquire(job.id, "a0"))
     await stuck.wait()
-    await world.store.cancel(job.id)
+    await world.store.moves.cancel(job.id)
     await asyncio.wait_for(task, 10)
     told = await world.store.get(job.id)
     assert told.status == JobStatus.CANCELLED

@@ -300,7 +300,7 @@ async def test_cancelling_stops_the_acquisition_within_a_step(world: Any, api: A
     job = await world.submit(one, queries=1000)
     task = asyncio.ensure_future(world.acquire(job.id, "a0"))
     await release.wait()
-    assert (await world.store.cancel(job.id)).status == JobStatus.CANCELLING
+    assert (await world.store.moves.cancel(job.id)).status == JobStatus.CANCELLING
     await asyncio.wait_for(task, 3)
     told = await world.store.get(job.id)
     assert told.status == JobStatus.CANCELLED
@@ -314,7 +314,7 @@ async def test_cancelling_stops_the_training_within_a_step(world: Any, api: Any)
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
     await world.trained(job.id)
-    await world.store.cancel(job.id)
+    await world.store.moves.cancel(job.id)
     assert (await asyncio.wait_for(task, 5)).status == JobStatus.CANCELLED
 
 
@@ -339,7 +339,7 @@ async def test_a_pause_drains_what_is_under_way_and_resuming_asks_the_rest(world
     job = await world.submit(one, queries=300)
     task = asyncio.ensure_future(world.acquire(job.id, "a0"))
     await reached.wait()
-    assert (await world.store.pause(job.id, reason="night")).status == JobStatus.PAUSING
+    assert (await world.store.moves.pause(job.id, reason="night")).status == JobStatus.PAUSING
     await asyncio.wait_for(task, 5)
     paused = await world.store.get(job.id)
     assert (paused.status, paused.reason, paused.attempt) == (JobStatus.PAUSED, "night", 0)
@@ -347,7 +347,7 @@ async def test_a_pause_drains_what_is_under_way_and_resuming_asks_the_rest(world
     assert paused.budget.reserved == 0
     await world.acquire(job.id, "a0")  # a message that is late finds nothing to do
     assert one.charged == paused.budget.confirmed
-    await world.store.resume(job.id)
+    await world.store.moves.resume(job.id)
     await world.acquire(job.id, "a0")
     told = await world.store.get(job.id)
     assert told.budget.confirmed == one.charged == 300
@@ -361,12 +361,12 @@ async def test_a_pause_reaches_a_worker_that_is_stuck(world: Any, api: Any, idem
     job = await world.submit(one, queries=200)
     task = asyncio.ensure_future(world.changed(drain=0.1).acquire(job.id, "a0"))
     await reached.wait()
-    await world.store.pause(job.id)
+    await world.store.moves.pause(job.id)
     await asyncio.wait_for(task, 5)
     paused = await world.store.get(job.id)
     assert (paused.status, paused.budget.reserved) == (JobStatus.PAUSED, 32)
     world.balance(paused)
-    await world.store.resume(job.id)
+    await world.store.moves.resume(job.id)
     await world.acquire(job.id, "a0")
     told = await world.store.get(job.id)
     assert (told.budget.unconfirmed, told.budget.reserved) == (0 if idempotency else 32, 0)
@@ -383,7 +383,7 @@ async def test_a_pause_between_repetitions_gives_the_hold_back(world: Any, api: 
     job = await world.submit(api(refuse=refuse), queries=64)
     task = asyncio.ensure_future(world.acquire(job.id, "a0"))
     await asked.wait()
-    await world.store.pause(job.id)
+    await world.store.moves.pause(job.id)
     await asyncio.wait_for(task, 5)
     told = await world.store.get(job.id)
     assert (told.status, told.budget.left) == (JobStatus.PAUSED, 64)
@@ -394,9 +394,9 @@ async def test_training_is_paused_and_resumed(world: Any, api: Any) -> None:
     await world.acquire_all(job)
     task = asyncio.ensure_future(world.learn(job.id))
     await world.trained(job.id)
-    await world.store.pause(job.id)
+    await world.store.moves.pause(job.id)
     assert (await asyncio.wait_for(task, 5)).status == JobStatus.PAUSED
-    await world.store.resume(job.id)
+    await world.store.moves.resume(job.id)
     assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
 
 
@@ -432,7 +432,7 @@ async def test_a_retry_asks_dropped_apis_again_and_keeps_what_was_paid_for(world
     assert failed.status == JobStatus.FAILED
     assert good.charged == failed.budget.confirmed > 0
     down.refuse = None
-    await world.store.retry(failed.id)
+    await world.store.moves.retry(failed.id)
     told = await world.acquire_all(failed)
     assert (good.charged, down.charged, told.budget.confirmed) == (50, 50, 100)
     assert (told.status, (await world.store.load(told.id)).due()) == (JobStatus.RUNNING, [LEARN])

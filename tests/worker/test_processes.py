@@ -326,11 +326,11 @@ async def test_a_job_is_paused_and_resumed_without_losing_an_answer(
     job, _ = await store.create(request_to(request_of, served, budget={"queries": 320}))
     queue.begin([job.id])
     await until(store, job.id, lambda job: job.budget.confirmed > 50)
-    await store.pause(job.id, reason="night")
+    await store.moves.pause(job.id, reason="night")
     paused = await until(store, job.id, lambda job: job.status == JobStatus.PAUSED, 40)
     assert (paused.reason, paused.budget.reserved, paused.budget.unconfirmed) == ("night", 0, 0)
     assert paused.budget.confirmed == slow.charged < 320
-    await store.resume(job.id)
+    await store.moves.resume(job.id)
     queue.send_all(job.id, (await store.load(job.id)).due())
     ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 320

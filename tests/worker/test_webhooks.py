@@ -48,9 +48,9 @@ async def cancelled(world: Any, api: Any, receiver: Receiver) -> Job:
     """A job that was paused, resumed and cancelled: of these a webhook is told twice."""
     world.apis["hook.test"] = receiver
     job = await world.submit(api(), webhook=WEBHOOK)
-    await world.store.pause(job.id, reason="night")
-    await world.store.resume(job.id)
-    await world.store.cancel(job.id)
+    await world.store.moves.pause(job.id, reason="night")
+    await world.store.moves.resume(job.id)
+    await world.store.moves.cancel(job.id)
     return job  # type: ignore[no-any-return]
 
 

@@ -9,9 +9,23 @@ from redis.asyncio import Redis
 from contracts.jobs import JobRequest
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
+from metering.leases import Lease
+from metering.ledger import Chunk
 from metering.scripts import Scripts, connect
 
 START = 1_800_000_000_000_000  # microseconds
+
+
+async def taken(store: JobStore, job_id: str, role: str) -> Lease:
+    """A lease that is free."""
+    lease = await store.take(job_id, role, "test")
+    assert lease is not None
+    return lease
+
+
+def chunk(api: str = "a0", number: int = 0, start: int = 0, stop: int = 10) -> Chunk:
+    """Images of an API to be held."""
+    return Chunk(api=api, number=number, start=start, stop=stop, digest="d" * 64)
 
 
 class Clock:
