@@ -67,7 +67,7 @@ class Watched:
         while not self.ended:
             last = self.heard[-1].id if self.heard else None
             try:
-                for event in self.client.jobs.events(self.bought.job_id, after=last, follow=True):
+                for event in self.client.jobs.retrieve(self.bought.job_id).stream(after=last):
                     self.heard.append(event)
             except MetazooError:
                 time.sleep(0.5)  # the server is down for longer than the client is patient

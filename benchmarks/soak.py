@@ -65,11 +65,11 @@ def one_job(service: Service, client: Metazoo, number: int, queries: int, keep: 
     bought = submit(service, client, number % SEEDS, queries=queries, rate=1000.0, apis=2)
     if bought is None:
         raise RuntimeError("the service takes no job")
-    job = client.jobs.wait(bought.job_id, timeout=300)
+    job = client.jobs.retrieve(bought.job_id).wait(timeout=300)
     if not keep:
         if job.meta_model is not None:
             client.meta_models.delete(job.meta_model)
-        client.jobs.delete(job.id)
+        job.delete()
 
 
 def measure(service: Service) -> dict[str, float]:

@@ -18,10 +18,11 @@ from client.errors import (
     TooLarge,
     Unauthorized,
 )
+from client.job import AsyncJob, AsyncJobPage, Job, JobPage
 from client.model import Answer, AsyncModel, Model, ModelInfo
 from client.zoo import ZooModel
 from contracts.adaptation import AdaptedModel, AdaptedModelPage, Prediction, PredictResponse
-from contracts.jobs import Event, Job, JobPage, JobRequest, JobStatus
+from contracts.jobs import Event, JobRequest, JobStatus
 from contracts.meta_models import MetaModel, MetaModelPage
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "AdaptedModelPage",
     "Answer",
     "ApiUnavailable",
+    "AsyncJob",
+    "AsyncJobPage",
     "AsyncMetazoo",
     "AsyncModel",
     "BudgetExhausted",

@@ -25,8 +25,7 @@ class Metazoo:
 
         with Metazoo("http://127.0.0.1:8000", api_key) as metazoo:
             job = metazoo.jobs.create({"apis": [{"url": url}], "budget": {"queries": 5000}})
-            job = metazoo.jobs.wait(job.id)
-            metazoo.meta_models.download(job.meta_model, "model")
+            metazoo.meta_models.download(job.wait().meta_model, "model")
 
     What is not passed is read here, once, from `METAZOO_URL`, `METAZOO_API_KEY`, `METAZOO_ZOO_URL` and
     `METAZOO_ZOO_API_KEY`. `timeout` is in seconds without progress; `transport` carries the requests to both (a
@@ -51,7 +50,7 @@ class Metazoo:
 
     @property
     def jobs(self) -> Jobs:
-        """Start jobs, look at them, follow them, wait for them."""
+        """Start jobs, find them; each can be followed, waited for and stopped."""
         return Jobs(_needed(self._server, _NO_SERVER))
 
     @property
@@ -109,7 +108,7 @@ class AsyncMetazoo:
 
     @property
     def jobs(self) -> AsyncJobs:
-        """Start jobs, look at them, follow them, wait for them."""
+        """Start jobs, find them; each can be followed, waited for and stopped."""
         return AsyncJobs(_needed(self._server, _NO_SERVER))
 
     @property

@@ -76,14 +76,22 @@ class Follower:
         return wait
 
 
-def wait(job_id: str, timeout: float | None, retries: int, *, clock: Callable[[], float] = time.monotonic) -> Flow[Job]:
-    """Look at the job at growing intervals until it has ended."""
+def wait(
+    job_id: str,
+    timeout: float | None,
+    retries: int,
+    *,
+    look: Callable[[Job], object],
+    clock: Callable[[], float] = time.monotonic,
+) -> Flow[None]:
+    """Look at the job at growing intervals until it has ended; each time `look` is given what was seen."""
     give_up = None if timeout is None else clock() + timeout
     interval = 0.2
     while True:
         job = yield from call(_job_requests.retrieve(job_id), Job, retries=retries)
+        look(job)
         if job.status is JobStatus.SUCCEEDED:
-            return job
+            return
         if job.status is JobStatus.CANCELLED:
             raise JobFailed("cancelled", job.reason or "it was cancelled", job=job)
         if job.status is JobStatus.FAILED:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, SecretStr
 
 from client._flow import Request
-from contracts.jobs import JobChange, JobRequest, JobStatus
+from contracts.jobs import JobRequest, JobStatus
 
 PAGE = 100  # events asked for at a time
 
@@ -20,6 +20,10 @@ def path_of(job_id: str) -> str:
 
 def retrieve(job_id: str) -> Request:
     return Request("GET", path_of(job_id))
+
+
+def delete(job_id: str) -> Request:
+    return Request("DELETE", path_of(job_id))
 
 
 def move(job_id: str, move: str) -> Request:
@@ -49,9 +53,9 @@ def _revealed(value: object) -> Any:
     raise TypeError(f"a job cannot hold a {type(value).__name__}")
 
 
-def change(job_id: str, change: JobChange | Mapping[str, Any]) -> Request:
+def change(job_id: str, changes: Mapping[str, Any]) -> Request:
     headers = {"Content-Type": "application/json"}
-    return Request("PATCH", path_of(job_id), headers=headers, content=json.dumps(change, default=_revealed).encode())
+    return Request("PATCH", path_of(job_id), headers=headers, content=json.dumps(changes, default=_revealed).encode())
 
 
 def metrics(job_id: str, after: str | None) -> Request:
@@ -60,6 +64,14 @@ def metrics(job_id: str, after: str | None) -> Request:
 
 def answers(job_id: str, after: str | None) -> Request:
     return Request("GET", f"{path_of(job_id)}/answers", params={"limit": 1000} | ({"after": after} if after else {}))
+
+
+def answer_path(job_id: str, name: str) -> str:
+    return f"{path_of(job_id)}/answers/{quote(name, safe='')}"
+
+
+def images_path(job_id: str) -> str:
+    return f"{path_of(job_id)}/images"
 
 
 def page(after: str | None, limit: int, status: JobStatus | str | None, tag: str | None, name: str | None) -> Request:

@@ -26,11 +26,18 @@ class AdaptedModels:
         self._driver = driver
 
     def list(self, *, after: str | None = None, limit: int = 20) -> AdaptedModelPage:
-        """A page of those served now, newest first; its `next` is the `after` of the following page."""
+        """A page of those served now, newest first; its `next` is the `after` of the following page.
+
+        for model in metazoo.adapted_models.list().items:
+            print(model.id, model.expires_at)
+        """
         return self._driver.call(_list(after, limit), AdaptedModelPage)
 
     def retrieve(self, adapted_id: str) -> AdaptedModel:
-        """What it learned, when it ends, what it has answered. Raises `NotFound`, also for one that has ended."""
+        """What it learned, when it ends, what it has answered. Raises `NotFound`, also for one that has ended.
+
+        print(metazoo.adapted_models.retrieve(cats.id).labels)
+        """
         return self._driver.call(Request("GET", _path(adapted_id)), AdaptedModel)
 
     def predict(self, adapted_id: str, images: Iterable[Image]) -> PredictResponse:
@@ -45,11 +52,17 @@ class AdaptedModels:
         return self._driver.run(zoo.ask(info, adapted_id, to_tensor(images, info.input_shape), self._driver.retries))
 
     def delete(self, adapted_id: str) -> None:
-        """End it now. Raises `NotFound`, also when it has ended already."""
+        """End it now. Raises `NotFound`, also when it has ended already.
+
+        metazoo.adapted_models.delete(cats.id)
+        """
         self._driver.run(retried(_delete(adapted_id), retries=self._driver.retries))
 
     def download(self, adapted_id: str, folder: str | os.PathLike[str]) -> Path:
-        """Put its files into `folder`, each checked by its SHA-256; returns the folder. See `MetaModels.download`."""
+        """Put its files into `folder`, each checked by its SHA-256; returns the folder. See `MetaModels.download`.
+
+        metazoo.adapted_models.download(cats.id, "cats")
+        """
         return self._driver.run(_download(adapted_id, Path(folder), self._driver.retries))
 
     def load(self, adapted_id: str) -> "LocalAdaptedModel":

@@ -34,15 +34,24 @@ class Admin:
         return self._driver.call(_create(request), NewAccessKey)
 
     def keys(self) -> list[AccessKey]:
-        """Every key, oldest first."""
+        """Every key, oldest first.
+
+        spare = [key.id for key in metazoo.admin.keys() if key.role == "viewer"]
+        """
         return self._driver.call(Request("GET", "/admin/keys"), AccessKeyList).items
 
     def revoke_key(self, key_id: str) -> AccessKey:
-        """Revoke a key: from now on it grants nothing. Raises `NotFound`."""
+        """Revoke a key: from now on it grants nothing. Raises `NotFound`.
+
+        metazoo.admin.revoke_key(spare[0])
+        """
         return self._driver.call(_key("DELETE", key_id), AccessKey)
 
     def usage(self, tenant: str) -> TenantUsage:
-        """A tenant's quota, and what it has used today."""
+        """A tenant's quota, and what it has used today.
+
+        print(metazoo.admin.usage("vision").queries_today)
+        """
         return self._driver.call(_tenant("GET", tenant), TenantUsage)
 
     def set_quota(self, tenant: str, quota: Quota | Mapping[str, Any]) -> TenantUsage:
@@ -53,7 +62,11 @@ class Admin:
         return self._driver.call(_quota(tenant, quota), TenantUsage)
 
     def audit(self) -> Iterator[AuditEntry]:
-        """What callers asked for, newest first: every request that was more than a look."""
+        """What callers asked for, newest first: every request that was more than a look.
+
+        for entry in metazoo.admin.audit():
+            print(entry.time, entry.action)
+        """
         after: str | None = None
         while True:
             page = self._driver.call(_audit(after), AuditPage)

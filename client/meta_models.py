@@ -30,15 +30,24 @@ class MetaModels:
         self._driver = driver
 
     def list(self, *, after: str | None = None, limit: int = 20) -> MetaModelPage:
-        """A page of meta-models, newest first; its `next` is the `after` of the following page."""
+        """A page of meta-models, newest first; its `next` is the `after` of the following page.
+
+        for model in metazoo.meta_models.list(limit=5).items:
+            print(model.id, model.name)
+        """
         return self._driver.call(_list(after, limit), MetaModelPage)
 
     def retrieve(self, meta_model_id: str) -> MetaModel:
-        """What is known of a meta-model: where it comes from, what it cost, how good it is. Raises `NotFound`."""
+        """What is known of a meta-model: where it comes from, what it cost, how good it is. Raises `NotFound`.
+
+        print(metazoo.meta_models.retrieve(job.meta_model).score)
+        """
         return self._driver.call(Request("GET", _path(meta_model_id)), MetaModel)
 
     def download(self, meta_model_id: str, folder: str | os.PathLike[str]) -> Path:
         """Put the meta-model's files into `folder`, made if need be, each checked by its SHA-256; returns the folder.
+
+            metazoo.meta_models.download(job.meta_model, "my-model")
 
         Files that are there and whole are kept. Raises `InvalidAnswer` when one arrives damaged.
         """
@@ -54,7 +63,10 @@ class MetaModels:
         return _loaded(self.download(meta_model_id, place))
 
     def archive(self, meta_model_id: str, file: str | os.PathLike[str]) -> Path:
-        """Put all of the meta-model's files into one zip at `file`; returns it."""
+        """Put all of the meta-model's files into one zip at `file`; returns it.
+
+        metazoo.meta_models.archive(id, "model.zip")
+        """
         return self._driver.run(_archive(meta_model_id, Path(file), self._driver.retries))
 
     def edit(
@@ -72,11 +84,17 @@ class MetaModels:
         return self._driver.call(_edit(meta_model_id, name, tags, notes), MetaModel)
 
     def delete(self, meta_model_id: str) -> None:
-        """Delete it; `restore` brings it back. Raises `NotFound`, also when it was deleted before."""
+        """Delete it; `restore` brings it back. Raises `NotFound`, also when it was deleted before.
+
+        metazoo.meta_models.delete(id)
+        """
         self._driver.run(retried(Request("DELETE", _path(meta_model_id)), retries=self._driver.retries))
 
     def restore(self, meta_model_id: str) -> MetaModel:
-        """Bring a deleted one back."""
+        """Bring a deleted one back.
+
+        metazoo.meta_models.restore(id)
+        """
         return self._driver.call(Request("POST", f"{_path(meta_model_id)}/restore"), MetaModel)
 
     def compare(

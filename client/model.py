@@ -119,16 +119,26 @@ class Model:
         self._driver = Driver(base, api_key, transport=transport, timeout=timeout)
 
     def metadata(self) -> ModelInfo:
-        """Ask the model and its server what they are; costs no query. Kept as `self.info`."""
+        """Ask the model and its server what they are; costs no query. Kept as `self.info`.
+
+        with Model(url, api_key) as model:
+            print(model.metadata().classes)
+        """
         self.info = self._driver.run(describe(self._path, _attempt))
         return self.info
 
     def encode(self, images: oip.Tensor) -> tuple[bytes, dict[str, str]]:
-        """Body and headers that ask about `images`, (n, c, h, w): the same bytes each time. See `encode`."""
+        """Body and headers that ask about `images`, (n, c, h, w): the same bytes each time. See `encode`.
+
+        body, headers = model.encode(images)
+        """
         return encode(images, _known(self.info))
 
     def infer(self, body: bytes, headers: Mapping[str, str], *, idempotency_key: str | None = None) -> Answer:
-        """Send what `encode` made, once. Charged by the server; with a key it may be repeated at no further cost."""
+        """Send what `encode` made, once. Charged by the server; with a key it may be repeated at no further cost.
+
+        answer = model.infer(*model.encode(images), idempotency_key="chunk-7")
+        """
         response = self._driver.run(_attempt(infer_request(self._path, body, headers, idempotency_key)))
         return read_answer(response, _known(self.info))
 

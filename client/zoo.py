@@ -35,11 +35,17 @@ class Zoo:
         self._driver = driver
 
     def models(self) -> list[ZooModel]:
-        """The models that the key may ask."""
+        """The models that the key may ask.
+
+        apis = [{"url": model.url, "api_key": key} for model in metazoo.zoo.models()]
+        """
         return self._driver.run(_models(str(self._driver.http.base_url), self._driver.retries))
 
     def predict(self, model: str, images: Iterable[Image]) -> PredictResponse:
         """Ask one model about images, resized to its input; each image is charged to the key, once.
+
+            answer = metazoo.zoo.predict("glyphs-00", ["x.png"])
+            answer.predictions[0].label
 
         Images are paths, bytes of image files, PIL images or arrays; needs Pillow. Raises `BudgetExhausted`.
         """
@@ -47,7 +53,10 @@ class Zoo:
         return self._driver.run(ask(info, model, to_tensor(images, info.input_shape), self._driver.retries))
 
     def usage(self) -> Usage:
-        """What the key has been charged, in images."""
+        """What the key has been charged, in images.
+
+        print(metazoo.zoo.usage().spent)
+        """
         return self._driver.call(Request("GET", "/v1/usage"), Usage)
 
 

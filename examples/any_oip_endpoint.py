@@ -33,8 +33,8 @@ with Metazoo() as metazoo:
     print(f"asked about {seen.charged} images: {1000 * seen.latency:.0f} ms a request, asked again it answers {again}")
 
     job = metazoo.jobs.create(request)
-    for event in metazoo.jobs.events(job.id, follow=True):
+    for event in job.stream():
         if event.type == "phase":
             print("phase", event.data["phase"])
-    job = metazoo.jobs.wait(job.id)
+    job.wait()
     print(f"paid for {job.budget.confirmed} of {job.budget.limit} images; meta-model {job.meta_model}")

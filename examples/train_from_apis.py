@@ -24,10 +24,10 @@ with Metazoo() as metazoo:
     job = metazoo.jobs.create(
         {"name": "example", "apis": apis, "budget": {"queries": 1024}, "method": {"name": "pqd", "steps": 60}}
     )
-    for event in metazoo.jobs.events(job.id, follow=True):
+    for event in job.stream():
         if event.type == "phase":
             print("phase", event.data["phase"])
-    job = metazoo.jobs.wait(job.id)
+    job.wait()
     print(f"paid for {job.budget.confirmed} images; meta-model {job.meta_model}")
 
     rng = np.random.default_rng(0)

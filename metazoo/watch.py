@@ -12,7 +12,7 @@ from rich.text import Text
 from contracts.jobs import ApiProgress, Event, Job, JobStatus, Phase
 
 if TYPE_CHECKING:
-    from client import Metazoo
+    from client import Job as Handle
 
 REFRESH = 0.5  # seconds between two looks at a job while its bars are shown
 METRICS_LINES = 5.0  # seconds between two lines of training metrics
@@ -20,29 +20,29 @@ _COLOURS = {JobStatus.SUCCEEDED: "green", JobStatus.FAILED: "red", JobStatus.CAN
 _RANK = {"acquiring": 0, "probing": 1, "dropped": 2, "waiting": 3, "done": 4}
 
 
-def follow(metazoo: "Metazoo", job_id: str, console: Console) -> None:
+def follow(job: "Handle", console: Console) -> None:
     """Show the job until it has ended: bars in a terminal, lines elsewhere."""
     if console.is_terminal:
-        _follow_with_bars(metazoo, job_id, console)
+        _follow_with_bars(job, console)
     else:
-        _follow_with_lines(metazoo, job_id, console)
+        _follow_with_lines(job, console)
 
 
-def _follow_with_bars(metazoo: "Metazoo", job_id: str, console: Console) -> None:
+def _follow_with_bars(job: "Handle", console: Console) -> None:
     room = max(3, console.height - 12)
-    with Live(bars(metazoo.jobs.retrieve(job_id), most_apis=room), console=console, auto_refresh=False) as live:
+    with Live(bars(job, most_apis=room), console=console, auto_refresh=False) as live:
         looked = time.monotonic()
-        for event in metazoo.jobs.events(job_id, follow=True):
+        for event in job.stream():
             if event.type == "warning" and (said := line(event)):
                 console.print(said, markup=False)
             if event.type == "status" or time.monotonic() - looked >= REFRESH:
-                live.update(bars(metazoo.jobs.retrieve(job_id), most_apis=room), refresh=True)
+                live.update(bars(job.refresh(), most_apis=room), refresh=True)
                 looked = time.monotonic()
 
 
-def _follow_with_lines(metazoo: "Metazoo", job_id: str, console: Console) -> None:
+def _follow_with_lines(job: "Handle", console: Console) -> None:
     told = float("-inf")
-    for event in metazoo.jobs.events(job_id, follow=True):
+    for event in job.stream():
         if event.type == "metrics":
             if time.monotonic() - told < METRICS_LINES:
                 continue

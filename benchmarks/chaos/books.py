@@ -122,7 +122,7 @@ async def check_job(service: Service, metazoo: Metazoo, bought: Bought, heard: l
     if holds:
         books.stuck += 1
         books.complain(job.id, f"{len(holds)} holds are still open although it is {job.status}")
-    told = await asyncio.to_thread(lambda: list(metazoo.jobs.events(bought.job_id)))
+    told = await asyncio.to_thread(lambda: list(metazoo.jobs.retrieve(bought.job_id).events()))
     for complaint in check_events(job, told, heard, settled):
         books.complain(job.id, complaint)
     if job.meta_model is not None:

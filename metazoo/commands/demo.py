@@ -84,8 +84,8 @@ def demo(
             with Metazoo(ready.server_url, ready.api_key) as metazoo:
                 request = _request(ready, dataset, split, queries, seed)
                 job = metazoo.jobs.create(request)
-                follow(metazoo, job.id, console)
-                job = metazoo.jobs.wait(job.id)
+                follow(job, console)
+                job.wait()
                 folder = metazoo.meta_models.download(
                     str(job.meta_model), data_dir / "meta-models" / str(job.meta_model)
                 )

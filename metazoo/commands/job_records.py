@@ -33,7 +33,7 @@ def change(
     if not changed:
         fail("say what to change, such as --queries 20000: metazoo jobs change --help", USAGE)
     with connected(server) as metazoo:
-        tell(metazoo.jobs.change(job_id, changed), as_json)
+        tell(metazoo.jobs.retrieve(job_id).change(**changed), as_json)
 
 
 @app.command()
@@ -44,7 +44,7 @@ def delete(
 ) -> None:
     """Delete a job that has ended, with its answers and checkpoints; its meta-model stays."""
     with connected(server) as metazoo:
-        metazoo.jobs.delete(job_id)
+        metazoo.jobs.retrieve(job_id).delete()
     typer.echo(f"{job_id} deleted")
 
 
@@ -57,7 +57,7 @@ def metrics(
 ) -> None:
     """Training metrics over time, one step a line."""
     with connected(server) as metazoo:
-        for point in metazoo.jobs.metrics(job_id):
+        for point in metazoo.jobs.retrieve(job_id).history():
             values = " ".join(f"{name}={value:.5g}" for name, value in sorted(point.values.items()))
             typer.echo(point.model_dump_json() if as_json else f"{point.time:%H:%M:%S} {point.step} {values}")
 
@@ -74,9 +74,10 @@ def answers(
     with connected(server) as metazoo:
         if to is not None:
             to.mkdir(parents=True, exist_ok=True)
-        for answer in metazoo.jobs.answers(job_id):
+        job = metazoo.jobs.retrieve(job_id)
+        for answer in job.answers():
             if to is not None:
-                metazoo.jobs.download_answer(job_id, answer.name, to / f"{answer.name}.safetensors")
+                job.download_answer(answer.name, to / f"{answer.name}.safetensors")
             typer.echo(answer.model_dump_json() if as_json else f"{answer.name} {answer.images} images")
 
 
@@ -90,5 +91,5 @@ def images(
 ) -> None:
     """The first images that the job asks its APIs about, on one sheet."""
     with connected(server) as metazoo:
-        metazoo.jobs.download_images(job_id, file, count=count)
+        metazoo.jobs.retrieve(job_id).download_images(file, count=count)
     typer.echo(str(file))

@@ -23,7 +23,7 @@ from metazoo.connection import (
 )
 
 if TYPE_CHECKING:
-    from client import Metazoo
+    from client import Job as Handle
 
 app = typer.Typer(no_args_is_help=True, help="Start jobs on a running server and see what becomes of them.")
 
@@ -106,7 +106,7 @@ def submit(
                 job.model_dump_json() if as_json else f"{job.id} {job.status}\nnext: metazoo jobs watch {job.id}"
             )
             return
-        _watch(metazoo, job.id, as_json=as_json)
+        _watch(job, as_json=as_json)
 
 
 @app.command()
@@ -229,7 +229,7 @@ def watch(
     Exits with 1 if it failed or was cancelled.
     """
     with connected(server) as metazoo:
-        _watch(metazoo, job_id, as_json=as_json)
+        _watch(metazoo.jobs.retrieve(job_id), as_json=as_json)
 
 
 @app.command()
@@ -241,7 +241,7 @@ def cancel(
 ) -> None:
     """Stop a job; what it has paid for is kept."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.cancel(job_id), as_json)
+        tell(metazoo.jobs.retrieve(job_id).cancel(), as_json)
 
 
 @app.command()
@@ -253,7 +253,7 @@ def pause(
 ) -> None:
     """Let a job rest: requests under way are answered first, nothing new is sent."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.pause(job_id), as_json)
+        tell(metazoo.jobs.retrieve(job_id).pause(), as_json)
 
 
 @app.command()
@@ -265,7 +265,7 @@ def resume(
 ) -> None:
     """Go on with a paused job, from its last answer or checkpoint."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.resume(job_id), as_json)
+        tell(metazoo.jobs.retrieve(job_id).resume(), as_json)
 
 
 @app.command()
@@ -277,7 +277,7 @@ def retry(
 ) -> None:
     """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retry(job_id), as_json)
+        tell(metazoo.jobs.retrieve(job_id).retry(), as_json)
 
 
 def tell(job: Job, as_json: bool) -> None:
@@ -286,7 +286,7 @@ def tell(job: Job, as_json: bool) -> None:
     typer.echo(job.model_dump_json() if as_json else f"{job.id} {job.status}{because}")
 
 
-def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
+def _watch(job: "Handle", *, as_json: bool) -> None:
     """Show the job until it has ended, then leave with its exit code."""
     from rich.console import Console
 
@@ -294,13 +294,12 @@ def _watch(metazoo: "Metazoo", job_id: str, *, as_json: bool) -> None:
 
     try:
         if as_json:
-            for event in metazoo.jobs.events(job_id, follow=True):
+            for event in job.stream():
                 typer.echo(event.model_dump_json())
         else:
-            shown.follow(metazoo, job_id, Console())
+            shown.follow(job, Console())
     except KeyboardInterrupt:
-        fail(f"stopped watching; the job goes on: metazoo jobs watch {job_id}, or metazoo jobs cancel {job_id}", 130)
-    job = metazoo.jobs.retrieve(job_id)
+        fail(f"stopped watching; the job goes on: metazoo jobs watch {job.id}, or metazoo jobs cancel {job.id}", 130)
     if not as_json:
         typer.echo(shown.result(job))
     if job.status is not JobStatus.SUCCEEDED:

@@ -1,5 +1,6 @@
 """The clients as a whole: what they export, what they read, what they bring along."""
 
+import inspect
 import subprocess
 import sys
 from typing import Any
@@ -8,7 +9,12 @@ import httpx
 import pytest
 
 import client
-from client import AsyncMetazoo, Metazoo, NotConfigured
+from client import AsyncJob, AsyncMetazoo, AsyncModel, Job, Metazoo, Model, NotConfigured
+from client.adapted_models import AdaptedModels, AsyncAdaptedModels
+from client.admin import Admin, AsyncAdmin
+from client.jobs import AsyncJobs, Jobs
+from client.meta_models import AsyncMetaModels, MetaModels
+from client.zoo import AsyncZoo, Zoo
 
 HEAVY = {"torch", "numpy", "PIL", "fastapi", "starlette", "celery", "redis", "safetensors", "metering", "dfml"}
 
@@ -70,6 +76,31 @@ def test_what_was_not_given_is_named(make: Any, resource: str, monkeypatch: pyte
     monkeypatch.delenv("METAZOO_ZOO_URL", raising=False)
     with pytest.raises(NotConfigured, match="set METAZOO_"):
         getattr(make(), resource)
+
+
+PAIRS = [
+    (Metazoo, AsyncMetazoo),
+    (Job, AsyncJob),
+    (Jobs, AsyncJobs),
+    (MetaModels, AsyncMetaModels),
+    (AdaptedModels, AsyncAdaptedModels),
+    (Admin, AsyncAdmin),
+    (Zoo, AsyncZoo),
+    (Model, AsyncModel),
+]
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), PAIRS)
+def test_both_clients_offer_the_same_and_show_how_it_is_used(blocking: type, awaited: type) -> None:
+    def offers(kind: type) -> dict[str, str]:
+        """Each method with what it takes."""
+        methods = {name: each for name, each in vars(kind).items() if inspect.isfunction(each)}
+        public = {name: each for name, each in methods.items() if not name.startswith(("_", "model_"))}
+        return {name: str(inspect.signature(each)).split(" -> ")[0] for name, each in public.items()}
+
+    assert offers(blocking) == offers(awaited)
+    for name in set(offers(blocking)) - {"close"}:
+        assert f"{name}(" in str(vars(blocking)[name].__doc__), f"{blocking.__name__}.{name} shows no example"
 
 
 @pytest.mark.parametrize(

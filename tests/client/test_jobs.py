@@ -13,6 +13,7 @@ from client import (
     AsyncMetazoo,
     InvalidAnswer,
     InvalidRequest,
+    Job,
     JobFailed,
     JobRequest,
     Metazoo,
@@ -21,6 +22,7 @@ from client import (
 )
 from client._following import RECONNECTS
 from client._job_requests import PAGE
+from contracts.jobs import BudgetRaise
 from contracts.problems import ProblemError
 
 MakeJob = Callable[..., dict[str, Any]]
@@ -144,9 +146,38 @@ def test_list_passes_cursor_and_filter(job: MakeJob) -> None:
     assert dict(script.requests[0].url.params) == {"after": "b", "limit": "5", "status": "running"}
 
 
-def test_wait_returns_the_job_that_succeeded(job: MakeJob, pauses: list[float]) -> None:
-    script = Script(*[httpx.Response(200, json=job(status)) for status in ("queued", "running", "succeeded")])
-    assert metazoo(script).jobs.wait("j1").status == "succeeded"
+def held(job: MakeJob, *answers: httpx.Response | Exception, **options: Any) -> tuple[Job, Script]:
+    """A job in hand, and the server that answers what is asked of it from here on."""
+    script = Script(httpx.Response(200, json=job()), *answers)
+    made = metazoo(script, **options).jobs.retrieve("j1")
+    script.requests.clear()
+    return made, script
+
+
+def states(job: MakeJob, *statuses: str) -> list[httpx.Response]:
+    return [httpx.Response(200, json=job(status)) for status in statuses]
+
+
+def test_every_way_to_a_job_gives_one_that_can_be_asked(job: MakeJob) -> None:
+    page = {"items": [job(), job()], "next": None}
+    script = Script(httpx.Response(202, json=job()), httpx.Response(200, json=page), *states(job, *3 * ["running"]))
+    jobs = metazoo(script).jobs
+    for each in (jobs.create(REQUEST), *jobs.list().items):
+        assert each.status == "queued"
+        assert each.refresh() is each
+        assert each.status == "running"
+
+
+def test_what_was_told_can_not_be_set(job: MakeJob) -> None:
+    each, _ = held(job)
+    with pytest.raises(ValueError, match="frozen"):
+        each.notes = "mine"
+    assert json.loads(each.model_dump_json()) == job()
+
+
+def test_wait_ends_when_the_job_has_succeeded(job: MakeJob, pauses: list[float]) -> None:
+    each, _ = held(job, *states(job, "queued", "running", "succeeded"))
+    assert each.wait().status == each.status == "succeeded"
     assert pauses == sorted(pauses)
 
 
@@ -158,115 +189,151 @@ def test_wait_returns_the_job_that_succeeded(job: MakeJob, pauses: list[float]) 
     ],
 )
 def test_wait_raises_for_other_ends(status: str, fields: dict[str, Any], code: str, job: MakeJob) -> None:
+    each, _ = held(job, httpx.Response(200, json=job(status, **fields)))
     with pytest.raises(JobFailed) as caught:
-        metazoo(Script(httpx.Response(200, json=job(status, **fields)))).jobs.wait("j1")
-    assert (caught.value.code, caught.value.job.id) == (code, "j1")
+        each.wait()
+    assert (caught.value.code, caught.value.job.id, each.status) == (code, "j1", status)
 
 
 def test_wait_gives_up(job: MakeJob, pauses: list[float]) -> None:
+    each, _ = held(job, *states(job, "running"))
     with pytest.raises(TimedOut) as caught:
-        metazoo(Script(httpx.Response(200, json=job("running")))).jobs.wait("j1", timeout=0)
+        each.wait(timeout=0)
     assert isinstance(caught.value, TimeoutError)
+    assert each.status == "running"
 
 
-def test_events_so_far_turns_pages() -> None:
+def test_events_so_far_turns_pages(job: MakeJob) -> None:
     first = [event(number) for number in range(PAGE)]
-    script = Script(
+    each, script = held(
+        job,
         httpx.Response(200, json={"items": first, "last": first[-1]["id"]}),
         httpx.Response(200, json={"items": [event(PAGE)], "last": f"{PAGE}-0"}),
     )
-    assert [seen.id for seen in metazoo(script).jobs.events("j1")] == [f"{number}-0" for number in range(PAGE + 1)]
+    assert [seen.id for seen in each.events()] == [f"{number}-0" for number in range(PAGE + 1)]
     assert script.requests[1].url.params["after"] == f"{PAGE - 1}-0"
 
 
-def following(job: MakeJob) -> Script:
+def hardships(job: MakeJob) -> list[httpx.Response | Exception]:
     """A stream that breaks, a server that restarts, a stream ended early, and the end of the job."""
-    return Script(
+    return [
         stream(event(1), event(2), breaks=True),
         httpx.ConnectError("refused"),
         httpx.Response(503),
         stream(event(3)),
         httpx.Response(200, json=job("running")),
         stream(event(4), event(5, "status", status="succeeded")),
-    )
+        httpx.Response(200, json=job("succeeded")),
+    ]
 
 
-def test_following_survives_what_happens_to_connections(job: MakeJob, pauses: list[float]) -> None:
-    script = following(job)
-    seen = metazoo(script).jobs.events("j1", follow=True)
-    assert [each.id for each in seen] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
+def test_a_stream_survives_what_happens_to_connections(job: MakeJob, pauses: list[float]) -> None:
+    each, script = held(job, *hardships(job))
+    assert [seen.id for seen in each.stream()] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
     resumed = [request.headers.get("last-event-id") for request in script.requests if "events" in request.url.path]
     assert resumed == [None, "2-0", "2-0", "2-0", "3-0"]
+    assert each.status == "succeeded"
 
 
 @pytest.mark.anyio
-async def test_following_on_the_event_loop(job: MakeJob, pauses: list[float]) -> None:
-    script = following(job)
+async def test_a_stream_on_the_event_loop(job: MakeJob, pauses: list[float]) -> None:
+    script = Script(httpx.Response(200, json=job()), *hardships(job))
     async with AsyncMetazoo("http://server.test", transport=httpx.MockTransport(script)) as client:
-        assert [each.id async for each in client.jobs.events("j1", follow=True)] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
+        each = await client.jobs.retrieve("j1")
+        assert [seen.id async for seen in each.stream()] == ["1-0", "2-0", "3-0", "4-0", "5-0"]
+    assert each.status == "succeeded"
 
 
-def test_following_a_job_that_had_ended_ends(job: MakeJob, pauses: list[float]) -> None:
-    script = Script(stream(), httpx.Response(200, json=job("failed")), stream())
-    assert list(metazoo(script).jobs.events("j1", after="9-0", follow=True)) == []
+def test_the_stream_of_a_job_that_had_ended_ends(job: MakeJob, pauses: list[float]) -> None:
+    each, _ = held(job, stream(), *states(job, "failed"), stream(), *states(job, "failed"))
+    assert list(each.stream(after="9-0")) == []
 
 
 def test_last_events_are_not_lost_when_the_job_ends_between_connections(job: MakeJob, pauses: list[float]) -> None:
-    script = Script(
-        stream(event(1)), httpx.Response(200, json=job("failed")), stream(event(2, "status", status="failed"))
-    )
-    assert [each.id for each in metazoo(script).jobs.events("j1", follow=True)] == ["1-0", "2-0"]
+    told = event(2, "status", status="failed")
+    each, _ = held(job, stream(event(1)), *states(job, "failed"), stream(told), *states(job, "failed"))
+    assert [seen.id for seen in each.stream()] == ["1-0", "2-0"]
 
 
-def test_following_gives_up_in_the_end(pauses: list[float]) -> None:
-    script = Script(*[httpx.ConnectError("refused") for _ in range(RECONNECTS + 1)])
+def test_a_stream_gives_up_in_the_end(job: MakeJob, pauses: list[float]) -> None:
+    each, _ = held(job, *[httpx.ConnectError("refused") for _ in range(RECONNECTS + 1)])
     with pytest.raises(ApiUnavailable):
-        list(metazoo(script).jobs.events("j1", follow=True))
+        list(each.stream())
     assert len(pauses) == RECONNECTS
 
 
-def test_following_what_is_no_stream() -> None:
+def test_what_is_no_stream(job: MakeJob) -> None:
+    each, _ = held(job, httpx.Response(200, json={}))
     with pytest.raises(InvalidAnswer):
-        list(metazoo(Script(httpx.Response(200, json={}))).jobs.events("j1", follow=True))
+        list(each.stream())
 
 
-@pytest.mark.anyio
-async def test_async_jobs_are_the_same(job: MakeJob, pauses: list[float]) -> None:
-    script = Script(
-        httpx.Response(503),
-        httpx.Response(202, json=job()),
-        httpx.Response(200, json={"items": [job()], "next": None}),
-        httpx.Response(200, json=job("cancelling")),
-        httpx.Response(200, json={"items": [event(1)], "last": "1-0"}),
-        httpx.Response(200, json=job("running")),
-        httpx.Response(200, json=job("succeeded")),
-    )
-    async with AsyncMetazoo("http://server.test", transport=httpx.MockTransport(script)) as client:
-        assert (await client.jobs.create(REQUEST)).id == "j1"
-        assert len((await client.jobs.list()).items) == 1
-        assert (await client.jobs.cancel("j1")).status == "cancelling"
-        assert [each.id async for each in client.jobs.events("j1")] == ["1-0"]
-        assert (await client.jobs.wait("j1")).status == "succeeded"
+def test_moves_leave_the_job_as_it_was_told_then(job: MakeJob) -> None:
+    moves = {"pause": "pausing", "resume": "running", "cancel": "cancelling", "retry": "queued"}
+    each, script = held(job, *states(job, *moves.values()))
+    for move, status in moves.items():
+        assert getattr(each, move)() is each
+        assert each.status == status
+    assert [request.url.path for request in script.requests] == [f"/v1/jobs/j1/{move}" for move in moves]
+
+
+def test_a_change_names_what_changes_alone(job: MakeJob) -> None:
+    each, script = held(job, httpx.Response(200, json=job(tags=["t"])), httpx.Response(200, json=job()))
+    assert each.change(tags=["t"]).tags == each.tags == ["t"]
+    each.change(name=None, budget=BudgetRaise(queries=20))
+    sent = [(request.method, json.loads(request.content)) for request in script.requests]
+    assert sent == [("PATCH", {"tags": ["t"]}), ("PATCH", {"name": None, "budget": {"queries": 20}})]
 
 
 def test_what_a_job_came_to(job: MakeJob, tmp_path: Path) -> None:
     point = {"id": "1-0", "time": "2026-01-01T00:00:00Z", "step": 1, "steps": 2, "values": {"loss": 0.5}}
-    answer = {"name": "a0.0", "api": "a0", "images": 3}
-    script = Script(
+    each, script = held(
+        job,
         httpx.Response(200, json={"items": [point], "last": "1-0"}),
         httpx.Response(200, json={"items": [], "last": None}),
-        httpx.Response(200, json={"items": [answer], "next": None}),
+        httpx.Response(200, json={"items": [{"name": "a0.0", "api": "a0", "images": 3}], "next": None}),
         httpx.Response(200, content=b"safetensors"),
-        httpx.Response(200, json=job()["budget"]),
-        httpx.Response(200, json=job(tags=["t"])),
+        httpx.Response(200, content=b"png"),
         httpx.Response(204),
     )
-    jobs = metazoo(script).jobs
-    assert [one.values["loss"] for one in jobs.metrics("j1")] == [0.5]
-    assert [one.name for one in jobs.answers("j1")] == ["a0.0"]
-    assert jobs.download_answer("j1", "a0.0", tmp_path / "a").read_bytes() == b"safetensors"
-    assert jobs.budget("j1").limit == 10
-    assert jobs.change("j1", {"tags": ["t"]}).tags == ["t"]
-    jobs.delete("j1")
-    assert [request.method for request in script.requests] == ["GET"] * 5 + ["PATCH", "DELETE"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [one.values["loss"] for one in each.history()] == [0.5]
+    assert [one.name for one in each.answers()] == ["a0.0"]
+    assert each.download_answer("a0.0", tmp_path / "a").read_bytes() == b"safetensors"
+    assert each.download_images(tmp_path / "b", count=3).read_bytes() == b"png"
+    each.delete()
+    assert [request.method for request in script.requests] == ["GET"] * 5 + ["DELETE"]
+    assert script.requests[4].url.params["count"] == "3"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_async_jobs_are_the_same(job: MakeJob, pauses: list[float], tmp_path: Path) -> None:
+    point = {"id": "1-0", "time": "2026-01-01T00:00:00Z", "step": 1, "steps": 2, "values": {"loss": 0.5}}
+    script = Script(
+        httpx.Response(503),
+        httpx.Response(202, json=job()),
+        httpx.Response(200, json={"items": [job()], "next": None}),
+        *states(job, "pausing", "running", "cancelling", "queued"),
+        httpx.Response(200, json=job("queued", notes="n")),
+        httpx.Response(200, json={"items": [event(1)], "last": "1-0"}),
+        *states(job, "running", "succeeded"),
+        httpx.Response(200, json={"items": [point], "last": None}),
+        httpx.Response(200, json={"items": [{"name": "a0.0", "api": "a0", "images": 3}], "next": None}),
+        httpx.Response(200, content=b"safetensors"),
+        httpx.Response(200, content=b"png"),
+        httpx.Response(204),
+    )
+    async with AsyncMetazoo("http://server.test", transport=httpx.MockTransport(script)) as client:
+        each = await client.jobs.create(REQUEST)
+        assert len((await client.jobs.list()).items) == 1
+        moved = [(await move()).status for move in (each.pause, each.resume, each.cancel, each.retry)]
+        assert moved == ["pausing", "running", "cancelling", "queued"]
+        assert (await each.change(notes="n")).notes == "n"
+        assert [seen.id async for seen in each.events()] == ["1-0"]
+        assert (await each.wait()).status == each.status == "succeeded"
+        assert [one.step async for one in each.history()] == [1]
+        assert [one.name async for one in each.answers()] == ["a0.0"]
+        assert (await each.download_answer("a0.0", tmp_path / "a")).read_bytes() == b"safetensors"
+        assert (await each.download_images(tmp_path / "b")).read_bytes() == b"png"
+        await each.delete()
+    assert script.answers == []

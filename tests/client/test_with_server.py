@@ -87,15 +87,15 @@ def test_a_job_is_followed_across_a_restart(server: Running, work: Callable[[str
         worker = threading.Thread(target=work, args=(job.id,), daemon=True)
         seen = []
         worker.start()
-        for event in metazoo.jobs.events(job.id, follow=True):
+        for event in job.stream():
             seen.append(event)
             if len(seen) == 5:
                 server.stop()
                 threading.Timer(0.7, server.start).start()
         worker.join()
-        assert seen == list(metazoo.jobs.events(job.id))
-        assert seen[-1].data["status"] == "cancelled"
-        assert list(metazoo.jobs.events(job.id, after=seen[-1].id, follow=True)) == []
+        assert seen == list(job.events())
+        assert seen[-1].data["status"] == job.status == "cancelled"
+        assert list(job.stream(after=seen[-1].id)) == []
 
 
 def test_many_watchers_each_see_everything(server: Running, work: Callable[[str], None]) -> None:
@@ -108,7 +108,8 @@ def test_many_watchers_each_see_everything(server: Running, work: Callable[[str]
         async with AsyncMetazoo(server.url, KEY) as metazoo:
 
             async def one() -> list[str]:
-                return [event.id async for event in metazoo.jobs.events(job.id, follow=True)]
+                watched = await metazoo.jobs.retrieve(job.id)
+                return [event.id async for event in watched.stream()]
 
             return await asyncio.gather(*(one() for _ in range(10)))
 
@@ -127,9 +128,9 @@ def test_what_goes_wrong_is_typed(server: Running) -> None:
         with pytest.raises(NotFound):
             metazoo.jobs.retrieve("job_none")
         job = metazoo.jobs.create(REQUEST)
-        assert metazoo.jobs.cancel(job.id).status == "cancelled"
+        assert job.cancel().status == "cancelled"
         with pytest.raises(Conflict):
-            metazoo.jobs.cancel(job.id)
+            job.cancel()
         assert [each.id for each in metazoo.jobs.list(status="cancelled").items] == [job.id]
     with Metazoo(server.url, "wrong") as metazoo, pytest.raises(Unauthorized):
         metazoo.jobs.list()

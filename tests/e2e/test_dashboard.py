@@ -183,7 +183,7 @@ def finished(up: Any, metazoo: Metazoo) -> Any:
             "evaluation": {"episodes": 20},
         }
     )
-    return metazoo.jobs.wait(job.id, timeout=240)
+    return job.wait(timeout=240)
 
 
 def shoot(visit: Visit, name: str) -> None:
@@ -514,8 +514,8 @@ def test_a_page_of_another_origin_can_do_nothing(visit: Callable[..., Visit], up
     with person.page.expect_navigation():
         person.page.goto(f"{up.ready['zoo_url']}/v2")
     assert person.page.evaluate(post, cancel) == "sent"
-    assert metazoo.jobs.retrieve(job.id).status in ("queued", "running")
+    assert job.refresh().status in ("queued", "running")
     person.complaints.clear()  # those of the other origin's page
     person.page.goto(person.url)
     assert person.page.evaluate(post, cancel) == "sent"
-    assert metazoo.jobs.retrieve(job.id).status in ("cancelling", "cancelled")
+    assert job.refresh().status in ("cancelling", "cancelled")

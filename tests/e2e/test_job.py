@@ -9,9 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from client import JobStatus, Metazoo
+from client import Job, JobStatus, Metazoo
 from client.errors import Conflict, InvalidRequest, JobFailed
-from contracts.jobs import Job
 from dfml.datasets import open_dataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -44,7 +43,7 @@ def finished(up, metazoo: Metazoo) -> tuple[Job, int]:
         }
     )
     assert job.status is JobStatus.QUEUED
-    job = metazoo.jobs.wait(job.id, timeout=240)
+    job.wait(timeout=240)
     return job, metazoo.zoo.usage().spent - before
 
 
@@ -67,16 +66,16 @@ def test_it_learned_something(finished: tuple[Job, int]) -> None:
     assert set(job.seconds) == {"probe", "acquire", "meta_train", "evaluate", "publish"}
 
 
-def test_events_tell_the_story_in_order(metazoo: Metazoo, finished: tuple[Job, int]) -> None:
+def test_events_tell_the_story_in_order(finished: tuple[Job, int]) -> None:
     job, _ = finished
-    events = list(metazoo.jobs.events(job.id))
+    events = list(job.events())
     ids = [tuple(map(int, event.id.split("-"))) for event in events]
     assert ids == sorted(set(ids))
     phases = [event.data["phase"] for event in events if event.type == "phase"]
     assert phases == ["probe", "acquire", "meta_train", "evaluate", "publish"]
     statuses = [event.data["status"] for event in events if event.type == "status"]
     assert statuses == ["queued", "running", "succeeded"]
-    followed = [event.id for event in metazoo.jobs.events(job.id, follow=True)]
+    followed = [event.id for event in job.stream()]
     assert followed == [event.id for event in events]
 
 
@@ -122,7 +121,7 @@ def test_the_same_seed_gives_the_same_model(up, metazoo: Metazoo, finished: tupl
             "seed": 3,
         }
     )
-    again = metazoo.jobs.wait(again.id, timeout=240)
+    again.wait(timeout=240)
     first, second = (metazoo.meta_models.retrieve(str(one.meta_model)) for one in (job, again))
     assert first.files["model.safetensors"] == second.files["model.safetensors"]
     assert second.score is None
@@ -132,15 +131,14 @@ def test_cancel_stops_a_job_within_a_step(up, metazoo: Metazoo) -> None:
     job = metazoo.jobs.create(
         {"apis": up.apis, "budget": {"queries": 400}, "method": {"name": "pqd", "steps": 100_000}}
     )
-    for event in metazoo.jobs.events(job.id, follow=True):
+    for event in job.stream():
         if event.type == "phase" and event.data["phase"] == "meta_train":
-            metazoo.jobs.cancel(job.id)
-    job = metazoo.jobs.retrieve(job.id)
+            job.cancel()
     assert job.status is JobStatus.CANCELLED
     assert job.budget.reserved == 0
     assert job.budget.confirmed == 400  # what was paid for is kept
     with pytest.raises(Conflict):
-        metazoo.jobs.cancel(job.id)
+        job.cancel()
 
 
 def test_a_job_with_faults_is_refused_whole(up, metazoo: Metazoo) -> None:
@@ -154,12 +152,12 @@ def test_a_job_with_faults_is_refused_whole(up, metazoo: Metazoo) -> None:
 def test_an_address_that_is_not_allowed_is_never_called(metazoo: Metazoo) -> None:
     job = metazoo.jobs.create({"apis": [{"url": "http://127.0.0.1:9/v2/models/m"}], "budget": {"queries": 10}})
     with pytest.raises(JobFailed) as caught:
-        metazoo.jobs.wait(job.id, timeout=60)
+        job.wait(timeout=60)
     assert caught.value.code == "too_few_apis"
-    (api,) = metazoo.jobs.retrieve(job.id).progress.per_api.values()
+    (api,) = job.progress.per_api.values()
     assert api.state == "dropped"
     assert "METAZOO_ALLOW" in str(api.reason)
-    assert metazoo.jobs.retrieve(job.id).budget.confirmed == 0
+    assert job.budget.confirmed == 0
 
 
 def test_no_secret_is_seen_where_it_does_not_belong(up) -> None:

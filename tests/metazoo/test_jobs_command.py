@@ -246,13 +246,13 @@ def test_watch_shows_bars_in_a_terminal(command: Any, job: MakeJob, monkeypatch:
 @pytest.mark.parametrize(
     ("arguments", "method", "path", "body"),
     [
-        (("pause", "j"), "POST", "/v1/jobs/j/pause", None),
-        (("resume", "j"), "POST", "/v1/jobs/j/resume", None),
-        (("retry", "j"), "POST", "/v1/jobs/j/retry", None),
+        (("pause", "job_1"), "POST", "/v1/jobs/job_1/pause", None),
+        (("resume", "job_1"), "POST", "/v1/jobs/job_1/resume", None),
+        (("retry", "job_1"), "POST", "/v1/jobs/job_1/retry", None),
         (
-            ("change", "j", "--notes", "n", "--queries", "9"),
+            ("change", "job_1", "--notes", "n", "--queries", "9"),
             "PATCH",
-            "/v1/jobs/j",
+            "/v1/jobs/job_1",
             {"notes": "n", "budget": {"queries": 9}},
         ),
     ],
@@ -261,7 +261,7 @@ def test_what_is_asked_of_a_job(arguments: Any, method: str, path: str, body: An
     server = Server(job("paused", reason="night"))
     ran = command(app, server, *arguments, *HERE)
     assert (ran.exit_code, ran.stdout) == (0, "job_1 paused: night\n")
-    sent = server.requests[0]
+    sent = server.requests[-1]
     assert (sent.method, sent.url.path, json.loads(sent.content or "null")) == (method, path, body)
 
 
