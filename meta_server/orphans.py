@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from meta_server.store import keys
 from meta_server.store.artifacts import Artifacts
-from metering.leases import Leases
+from metering.leases import UNLIMITED, Leases
 from metering.scripts import Scripts, StoreUnavailable, store_errors
 
 EVERY = 6 * 3600.0  # seconds
@@ -41,7 +41,7 @@ class OrphanSweeper:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
-        self._leases = Leases(Scripts(redis), seconds=EVERY / 2, attempts=2**53)
+        self._leases = Leases(Scripts(redis), seconds=EVERY / 2, attempts=UNLIMITED)
         self._artifacts = artifacts
         self._grace = grace
         self._now = now

@@ -1,31 +1,36 @@
 """Hands on the work of workers that vanished, and closes jobs that nobody works on.
 
 Every server process runs one; a lease lets one of them work at a time. A role is sent again when it lost its holder since
-it was last sent, or when nothing waits in its queue although nobody holds it: a dead worker costs a minute.
+it was last sent, or when nothing waits in its queue although nobody holds it. A dead worker costs the rest of its lease and
+one beat; where the reaper died as well, the rest of the reaper's lease too.
 """
 
 import asyncio
 import json
+import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
-from contracts.jobs import ENDED
+from contracts.jobs import ENDED, JobStatus
 from contracts.problems import ProblemError
 from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
 from meta_server.store.stored_job import StoredJob
 from meta_server.store.webhooks import Webhooks
-from metering.leases import Lease, LeaseLost
-from metering.scripts import MICROSECONDS, StoreUnavailable, store_errors
+from metering.leases import UNLIMITED, Lease, LeaseLost, Leases
+from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
 
-EVERY = 15.0  # seconds between rounds
-PATIENCE = 60.0  # seconds that a sent role may wait before an empty queue means that its message is lost
+BEAT = 3.0  # seconds between looks at jobs whose leases have ended, and of each at the next jobs of a round
+EVERY = 15.0  # seconds between rounds over all open jobs
+SECONDS = 12.0  # of the reaper's own lease: what it costs that the process which reaped was killed
+PATIENCE = 20.0  # seconds that a sent role may wait before an empty queue means that its message is lost
 LONGEST = 600.0  # after which it is sent again even if others wait: a worker may have died with it before it began
 REST = 3.0  # times as long as it looked at a job it leaves the process to requests: thousands may be queued
 ROLE = "reaper"
@@ -38,15 +43,19 @@ _States = Callable[[str], _State]
 
 
 class Reaper:
-    """One round each `every` seconds while this process holds the reaper's lease."""
+    """Works a beat each `beat` seconds while this process holds the reaper's lease; a round of all open jobs takes several."""
 
-    def __init__(self, store: JobStore, queue: Queue, redis: Redis, *, every: float = EVERY) -> None:
+    def __init__(self, store: JobStore, queue: Queue, redis: Redis, *, beat: float = BEAT) -> None:
         self._store = store
         self._queue = queue
         self._redis: Any = redis  # answers bytes; redis-py types it as bytes or text
-        self._every = every
+        self._beat = beat
         self._webhooks = Webhooks(redis)
         self._holder = uuid.uuid4().hex
+        self._own = Leases(Scripts(redis), seconds=SECONDS, attempts=UNLIMITED)
+        self._left: deque[str] = deque()  # of the round: jobs to be looked at
+        self._ends: dict[str, float] = {}  # job -> the second at which the first of its leases ends unless renewed
+        self._began = -math.inf  # the round, by `time.monotonic`
 
     async def run(self) -> None:
         """Until cancelled. Redis being away is waited out."""
@@ -55,40 +64,63 @@ class Reaper:
             try:
                 lease = await self._hold(lease)
                 if lease is not None:
-                    await self.round()
+                    await self.beat()
             except StoreUnavailable as error:
                 log.warning("reaper_waits", cause=str(error))
             except Exception:
                 log.exception("reaper_failed")  # one bad job must not leave all others without a reaper
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._beat)
 
     async def _hold(self, lease: Lease | None) -> Lease | None:
         if lease is not None:
             try:
-                await self._store.service_leases.renew(lease)
+                await self._own.renew(lease)
             except LeaseLost:
                 return None
             return lease
-        return await self._store.service_leases.take(keys.SERVICE_LEASES, ROLE, self._holder)
+        return await self._own.take(keys.SERVICE_LEASES, ROLE, self._holder)
+
+    async def beat(self) -> None:
+        """Look at the jobs whose leases have ended, then at some of the round: as many as a beat has time for."""
+        until = time.monotonic() + self._beat
+        now = await self._now()
+        for job_id in [job_id for job_id, end in self._ends.items() if end <= now]:
+            await self._visit(job_id)
+        if time.monotonic() - self._began >= EVERY:
+            await self._begin_round()
+        while self._left and time.monotonic() < until:
+            started = time.monotonic()
+            await self._visit(self._left.popleft())
+            await asyncio.sleep(REST * (time.monotonic() - started))
 
     async def round(self) -> None:
         """Look at every open job once."""
+        self._left.clear()
+        await self._begin_round()
+        while self._left:
+            await self._visit(self._left.popleft())
+
+    async def _begin_round(self) -> None:
+        """Jobs that run come before those that wait to, and before what is left of a round that takes longer."""
+        self._began = time.monotonic()
         with store_errors():
-            names = await self._redis.smembers(keys.OPEN_JOBS)
-        for name in sorted(names):
-            started = time.perf_counter()
-            job_id = name.decode()
-            with structlog.contextvars.bound_contextvars(job_id=job_id):
-                try:
-                    job = await self._store.load(job_id)
-                    with structlog.contextvars.bound_contextvars(tenant=job.tenant):
-                        await self._look(job_id, job)
-                except ProblemError:
-                    log.warning("reaper_forgets")
-                    await self._forget(job_id)
-            await asyncio.sleep(REST * (time.perf_counter() - started))
+            running = await self._redis.zrange(keys.JOBS_BY_STATUS + JobStatus.RUNNING, 0, -1)
+            waiting = self._left or sorted(map(bytes.decode, await self._redis.smembers(keys.OPEN_JOBS)))
+        new = [job_id for job_id in map(bytes.decode, running) if job_id not in self._ends]
+        self._left = deque(dict.fromkeys([*new, *waiting]))
         for job_id in await self._webhooks.due():
             await asyncio.to_thread(self._queue.notify, job_id)
+
+    async def _visit(self, job_id: str) -> None:
+        self._ends.pop(job_id, None)
+        with structlog.contextvars.bound_contextvars(job_id=job_id):
+            try:
+                job = await self._store.load(job_id)
+                with structlog.contextvars.bound_contextvars(tenant=job.tenant):
+                    await self._look(job_id, job)
+            except ProblemError:
+                log.warning("reaper_forgets")
+                await self._forget(job_id)
 
     async def _look(self, job_id: str, job: StoredJob) -> None:
         await self._store.events.trim(job_id)
@@ -97,6 +129,8 @@ class Reaper:
             closed = await self._store.moves.close(job_id)
             if closed and job.status in ENDED:
                 await self._forget(job_id)
+            elif not closed:
+                await self._states(job_id)  # when those who still stop must have done so
             return
         if error := job.too_few():
             await self._store.moves.fail(job_id, error)
@@ -119,12 +153,17 @@ class Reaper:
                 await asyncio.to_thread(self._queue.send, job_id, role)
 
     async def _states(self, job_id: str) -> tuple[float, _States]:
-        """The time, and for each role whether it is held, its fence, and the fence and time when it was last sent."""
+        """The time, and for each role whether it is held, its fence, and the fence and time when it was last sent.
+
+        When the first of its leases ends is noted.
+        """
+        now = await self._now()
         with store_errors():
-            seconds, microseconds = await self._redis.time()
-            now = seconds + microseconds / MICROSECONDS
             leases = await self._redis.hgetall(keys.job(job_id, "leases"))
             sent = await self._redis.hgetall(keys.job(job_id, "sent"))
+        ends = [int(end) / MICROSECONDS for name, end in leases.items() if name.startswith(b"deadline:")]
+        if ahead := [end for end in ends if end > now]:
+            self._ends[job_id] = min(ahead)
 
         def state(role: str) -> _State:
             name = role.encode()
@@ -134,6 +173,11 @@ class Reaper:
             return held, int(leases.get(b"fence:" + name, 0)), told
 
         return now, state
+
+    async def _now(self) -> float:
+        with store_errors():
+            seconds, microseconds = await self._redis.time()
+        return float(seconds + microseconds / MICROSECONDS)
 
     async def _note(self, job_id: str, role: str, fence: int, now: float) -> None:
         with store_errors():

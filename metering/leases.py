@@ -11,6 +11,7 @@ from metering.scripts import MICROSECONDS, Scripts
 SECONDS = 45.0
 RENEW_EVERY = 15.0
 ATTEMPTS = 3
+UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
 
 
 class LeaseLost(Exception):

@@ -32,9 +32,9 @@ def _shorten(seconds: float) -> None:
     leases.Leases.__init__.__kwdefaults__["seconds"] = leases.SECONDS  # type: ignore[index]
     from meta_server import reaper
 
-    reaper.PATIENCE *= part
-    reaper.LONGEST *= part
-    reaper.Reaper.__init__.__kwdefaults__["every"] = reaper.EVERY * part  # type: ignore[index]
+    for name in ("EVERY", "SECONDS", "PATIENCE", "LONGEST"):
+        setattr(reaper, name, getattr(reaper, name) * part)
+    reaper.Reaper.__init__.__kwdefaults__["beat"] = reaper.BEAT * part  # type: ignore[index]
 
 
 def _skip_settles() -> None:

@@ -29,27 +29,61 @@ class Held:
 
 
 @dataclass
+class Idle:
+    """Work whose holder was killed: when, by `time.monotonic`, and for how many seconds since then a worker had room for it."""
+
+    since: float
+    workable: float = 0.0
+
+
+@dataclass
 class Recovery:
-    """How long work lies idle whose worker was killed: until somebody else holds its lease, or its job runs no more."""
+    """How long work lies idle whose worker was killed: until somebody else holds its lease, or its job runs no more.
+
+    `longest` leaves out the time in which no worker could have taken it, all being down or full, or Redis away; `by_clock` does
+    not.
+    """
 
     service: Service
     longest: float | None = None  # seconds
-    _idle: dict[Held, float] = field(default_factory=dict)
+    by_clock: float | None = None
+    _idle: dict[Held, Idle] = field(default_factory=dict)
+    _looked: float = field(default_factory=time.monotonic)
 
     def began(self, held: Iterable[Held]) -> None:
         """Their holder was killed now."""
-        self._idle |= dict.fromkeys(held, time.monotonic())
+        self._idle |= {one: Idle(time.monotonic()) for one in held}
 
     def look(self) -> None:
-        """Who works again? Raises redis's errors."""
+        """Who works again? Call it a few times a second. Raises redis's errors."""
+        now = time.monotonic()
+        step, self._looked = now - self._looked, now
+        if not self._idle:
+            return
         with self.service.redis() as connection:
-            for held, since in list(self._idle.items()):
+            room = self.service.with_room(one.pid for one in holders(connection))
+            for held, idle in list(self._idle.items()):
+                idle.workable += step if held.role.partition(":")[0] in room else 0.0
                 fence = int(connection.hget(keys.job(held.job_id, "leases"), f"fence:{held.role}") or 0)
                 status: Any = connection.hget(keys.job(held.job_id, "record"), "status")
                 if fence > held.fence:
-                    self.longest = max(self.longest or 0.0, time.monotonic() - since)
+                    self.longest = max(self.longest or 0.0, idle.workable)
+                    self.by_clock = max(self.by_clock or 0.0, now - idle.since)
                 if fence > held.fence or status != JobStatus.RUNNING.encode():
                     del self._idle[held]
+
+
+def holders(connection: redis.Redis) -> list[Held]:
+    """Who holds a lease of a running job, alive or not. Raises redis's errors."""
+    running: Any = connection.zrange(keys.JOBS_BY_STATUS + JobStatus.RUNNING, 0, -1)
+    found = []
+    for job in running:
+        fields: Any = connection.hgetall(keys.job(job.decode(), "leases"))
+        for name, fence in fields.items():
+            if name.startswith(b"held:") and fence:
+                pid = int(fields[b"holder:" + name[5:]].rpartition(b":")[2])
+                found.append(Held(job.decode(), name[5:].decode(), int(fence), pid))
+    return found
 
 
 @dataclass
@@ -67,12 +101,12 @@ class Chaos:
 
     def strike(self) -> str | None:
         """One fault, if a job runs to be hit by it: what was done."""
-        holders = self._holders()
-        if holders is None:
+        held = self._holders()
+        if held is None:
             return None
         (kind,) = self.random.choices(list(self.kinds), list(self.kinds.values()))
         try:
-            told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(holders)
+            told: str | None = getattr(self, "_" + kind.replace(" ", "_"))(held)
         except ProcessLookupError:  # it had just ended
             return None
         if told:
@@ -83,38 +117,30 @@ class Chaos:
         """Who holds leases of running jobs; None when no job runs or Redis is away."""
         try:
             with self.service.redis() as connection:
-                running: Any = connection.zrange(keys.JOBS_BY_STATUS + JobStatus.RUNNING, 0, -1)
-                leases: list[Any] = [connection.hgetall(keys.job(job.decode(), "leases")) for job in running]
+                running = connection.zcard(keys.JOBS_BY_STATUS + JobStatus.RUNNING)
+                return holders(connection) if running else None
         except redis.RedisError:
             return None
-        if not running:
-            return None
-        return [
-            Held(job.decode(), name[5:].decode(), int(fence), int(fields[b"holder:" + name[5:]].rpartition(b":")[2]))
-            for job, fields in zip(running, leases, strict=True)
-            for name, fence in fields.items()
-            if name.startswith(b"held:") and fence
-        ]
 
-    def _child(self, holders: list[Held]) -> str | None:
-        pids = {held.pid for held in holders}
+    def _child(self, working: list[Held]) -> str | None:
+        pids = {held.pid for held in working}
         alive = sorted(pid for part in self.service.workers for pid in part.children() if pid in pids)
         if not alive:
             return None
         chosen = self.random.choice(alive)
         os.kill(chosen, signal.SIGKILL)
-        self.recovery.began(held for held in holders if held.pid == chosen)
+        self.recovery.began(held for held in working if held.pid == chosen)
         return "killed a worker's child at work"
 
-    def _worker(self, holders: list[Held]) -> str | None:
-        pids = {held.pid for held in holders}
+    def _worker(self, working: list[Held]) -> str | None:
+        pids = {held.pid for held in working}
         at_work = [part for part in self.service.workers if pids & part.processes()]
         if not at_work:
             return None
         part = self.random.choice(at_work)
         its_own = part.processes()
         if told := self._kill(part):
-            self.recovery.began(held for held in holders if held.pid in its_own)
+            self.recovery.began(held for held in working if held.pid in its_own)
         return told
 
     def _zoo(self, _: list[Held]) -> str | None:
