@@ -1,8 +1,8 @@
 """Jobs on real processes while those are killed at random and connections are cut; then the zoo's audit stream is checked.
 
-The last line printed is JSON; `idle` is the longest time, in seconds, that the work of a killed worker waited for another. Exit
-status 1 when the books do not balance, a job is stuck, too few succeeded, or, with leases as in production, that took more than
-90 seconds.
+The last line printed is JSON; `idle` is the longest time, in seconds, that the work of a killed worker waited although another
+had room for it, `idle_by_clock` the longest whatever was down or full meanwhile. Exit status 1 when the books do not balance, a
+job is stuck, too few succeeded, or, with leases as in production, `idle` was longer than 90 seconds.
 """
 
 import asyncio
@@ -144,7 +144,8 @@ def main(
         "overspent": books.overspent,
         "unconfirmed": books.unconfirmed,
         "stuck": books.stuck,
-        "idle": None if (idle := chaos.recovery.longest) is None else round(idle, 1),
+        "idle": _seconds(chaos.recovery.longest),
+        "idle_by_clock": _seconds(chaos.recovery.by_clock),
         "seconds": round(seconds, 1),
         "complaints": len(books.complaints),
     }
@@ -212,6 +213,10 @@ async def check(service: Service, client: Metazoo, watched: list[Watched], books
             while connection.hlen(keys.job(one.bought.job_id, "holds")) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
         await check_job(service, client, one.bought, one.heard, books)
+
+
+def _seconds(told: float | None) -> float | None:
+    return None if told is None else round(told, 1)
 
 
 def _table(watched: list[Watched], chaos: Chaos) -> Table:

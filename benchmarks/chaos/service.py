@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,10 +38,12 @@ class Part:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    _logged: int = 0  # bytes in the log before this start
 
     def start(self) -> None:
         """Start it, in a process group of its own."""
         with self.log.open("ab") as output:
+            self._logged = output.tell()
             self.process = subprocess.Popen(
                 self.command,
                 env={**os.environ, **self.environment},
@@ -66,8 +68,12 @@ class Part:
             self.process.wait()
 
     def works(self) -> bool:
-        """Whether a worker takes tasks: a learner has children then, an acquirer is one process and says so."""
-        return bool(self.children()) or (self.up and " ready." in self.log.read_text())
+        """Whether a worker takes tasks, which a worker says."""
+        if not self.up:
+            return False
+        with self.log.open("rb") as log:
+            log.seek(self._logged)
+            return b" ready." in log.read()
 
     def processes(self) -> set[int]:
         """Process ids of itself and its children."""
@@ -137,6 +143,16 @@ class Service:
     def workers(self) -> list[Part]:
         """Every worker."""
         return [part for name, part in self.parts.items() if name.startswith(("acquire", "learn"))]
+
+    def with_room(self, working: Iterable[int]) -> set[str]:
+        """Kinds of roles that a worker would take now. `working`: the process that holds a lease, for each lease."""
+        held, free = list(working), set()
+        for part in self.workers:
+            kind = part.name.partition("-")[0]
+            own = part.processes() if part.works() else set()
+            if own and sum(pid in own for pid in held) < (self.concurrency if kind == "acquire" else 1):
+                free.add(kind)
+        return free
 
     def wait_until_ready(self) -> None:
         """Until Redis, zoo and server answer and every worker takes tasks. Raises `TimeoutError` with the last words."""
