@@ -11,11 +11,13 @@ COPY meta_server meta_server
 COPY worker worker
 COPY client client
 COPY metazoo metazoo
+COPY benchmarks/results benchmarks/results
 RUN python -m venv /opt/metazoo \
  && /opt/metazoo/bin/pip install --no-cache-dir -c constraints.txt ".[zoo,server,worker,s3,otel]"
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 1000 metazoo && install -d -o metazoo /data
+# a volume takes the owner of the folder that it is mounted on
+RUN useradd --create-home --uid 1000 metazoo && install -d -o metazoo -g metazoo /data /data/artifacts
 COPY --from=build /opt/metazoo /opt/metazoo
 ENV PATH=/opt/metazoo/bin:$PATH PYTHONUNBUFFERED=1
 USER metazoo

@@ -63,7 +63,7 @@ class Recovery:
         with self.service.redis() as connection:
             room = self.service.with_room(one.pid for one in holders(connection))
             for held, idle in list(self._idle.items()):
-                idle.workable += step if held.role.partition(":")[0] in room else 0.0
+                idle.workable += min(step, now - idle.since) if held.role.partition(":")[0] in room else 0.0
                 fence = int(connection.hget(keys.job(held.job_id, "leases"), f"fence:{held.role}") or 0)
                 status: Any = connection.hget(keys.job(held.job_id, "record"), "status")
                 if fence > held.fence:
