@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contracts.meta_models import BackboneConfig, Evaluation
 from contracts.methods import GradientOptions, PurerOptions
+from dfml import curriculum
 from dfml.access import PROBE
 from dfml.datasets import Dataset
 from dfml.evaluate import evaluate
@@ -49,7 +50,7 @@ def test_every_teacher_weighs_the_same(make_teacher: MakeTeacher, options: Purer
     teachers = [make_teacher(seed) for seed in range(3)]
     images = [noise_images(12, (3, 16, 16), seeded(seed)).requires_grad_() for seed in range(3)]
     optimiser = torch.optim.Adam(images, lr=0.1)
-    loss = purer.invert(teachers, images, [2, 0, 1], optimiser, options, generator=seeded(7))
+    loss = curriculum.invert(teachers, images, [2, 0, 1], optimiser, options, generator=seeded(7))
     labels, random, losses = torch.arange(3).repeat_interleave(4), seeded(7), []
     for index in (2, 0, 1):
         moved = roll(images[index], shift=2, flip=False, generator=random)
@@ -66,8 +67,8 @@ def test_images_of_teachers_not_drawn_stay(make_teacher: MakeTeacher, options: P
     optimiser = torch.optim.Adam(images, lr=0.1)
     for drawn in ([0, 1], [0]):
         before = [image.detach().clone() for image in images]
-        purer.invert(teachers, images, drawn, optimiser, options, generator=seeded(0))
-        purer.take_step(optimiser, images)
+        curriculum.invert(teachers, images, drawn, optimiser, options, generator=seeded(0))
+        curriculum.take_step(optimiser, images)
         moved = [not torch.equal(image, old) for image, old in zip(images, before, strict=True)]
         assert moved == [index in drawn for index in range(2)]
         assert all(image.min() >= 0 and image.max() <= 1 for image in images)
@@ -109,7 +110,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 
 
 def test_the_switch_asks_at_its_first_update_and_then_when_learning_stalls() -> None:
-    switch = purer.Switch(first=2, patience=2)
+    switch = curriculum.Switch(first=2, patience=2)
     accuracies = [0.9, 0.1, 0.1, 0.5, 0.5, 0.6, 0.6, 0.4, 0.3, 0.3, 0.2]
     asked = [update for update, accuracy in enumerate(accuracies) if switch.asks(update, accuracy)]
     # update 2 is the first; best 0.5, stale once, best 0.6, stale twice (7); forgotten: best 0.3, stale twice (10)
@@ -123,14 +124,14 @@ def test_harder_episodes_are_harder_and_reach_support_and_query(make_teacher: Ma
     learner = build_learner(CONFIG, (3, 16, 16), ways=3, generator=seeded(0))
     functions = functional_learner(learner)
     call, theta = functions.logits, functions.parameters
-    purer.ask_for_harder(functions, images, teachers, options, generator=seeded(3))
+    curriculum.ask_for_harder(functions, images, teachers, options, generator=seeded(3))
     slope = images[0].grad
     assert slope is not None
     assert (slope.abs().flatten(1).sum(1) > 0).all()  # one image of each class is support, three are query
     assert all(value.grad is None for value in theta.values())
 
     def loss(shown: Tensor) -> float:
-        task = purer.episode(purer.by_class([shown], teachers), options, generator=seeded(3))
+        task = curriculum.episode(curriculum.by_class([shown], teachers), options, generator=seeded(3))
         adapted = maml_loss(call, theta, task, steps=1, lr=0.01, second_order=False)
         return adapted[0].item()
 
@@ -147,7 +148,7 @@ def test_one_update_is_the_hand_written_one(make_teacher: MakeTeacher) -> None:
     functions = functional_learner(learner)
     call, theta = functions.logits, functions.parameters
     start = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
-    task = purer.episode(purer.by_class(images, teachers), options, generator=seeded(3))
+    task = curriculum.episode(curriculum.by_class(images, teachers), options, generator=seeded(3))
     inner = F.cross_entropy(call(start, task.support), task.support_labels)
     slopes = torch.autograd.grad(inner, list(start.values()), create_graph=True)
     moved = {name: value - 0.01 * slope for (name, value), slope in zip(start.items(), slopes, strict=True)}
@@ -155,7 +156,7 @@ def test_one_update_is_the_hand_written_one(make_teacher: MakeTeacher) -> None:
     expected = torch.autograd.grad(query, list(start.values()))
 
     outer = torch.optim.SGD(theta.values(), lr=0.5)
-    loss, _ = purer.learn(functions, outer, purer.by_class(images, teachers), options, generator=seeded(3))
+    loss, _ = curriculum.learn(functions, outer, curriculum.by_class(images, teachers), options, generator=seeded(3))
     assert loss == pytest.approx(query.item(), rel=1e-5)
     for value, before, slope in zip(theta.values(), start.values(), expected, strict=True):
         assert torch.allclose(value, before - 0.5 * slope, atol=1e-5)
