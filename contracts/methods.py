@@ -309,6 +309,13 @@ class BidfMkdOptions(Input):
     latent: int = Field(256, ge=1, le=4096, description="Noise numbers of the generator.")
     generator_width: int = Field(64, ge=4, le=512, description="Channels of the generator.")
     generator_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate for generator and noise.")
+    canvas: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of a recovered image that is one of pqd's `objects`, each another; the generator makes the rest. "
+        "0 is as published.",
+    )
     diversity: float = Field(
         20.0,
         ge=0,

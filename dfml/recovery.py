@@ -1,5 +1,6 @@
 """Images recovered from an API's answers alone: BiDf-MKD's zeroth-order inversion through a label-conditional generator."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from dfml.nets.generator import build_generator
 from dfml.numerics.gradient_sources import Asked, Source
 from dfml.numerics.inversion import likeness
 from dfml.numerics.zeroth_order import Estimator, surrogate
+from dfml.procedural import query_set
 from dfml.teachers import CHUNK, Teacher, rounds_images
 from dfml.visits import Plan, estimator_of
 
@@ -78,12 +80,23 @@ class _Shown:
         return self._recovery.ask(images).cpu()
 
 
-def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: float = 0.0) -> RecoveredSet:
+OnIteration = Callable[[int, Tensor], None]
+"""Called with (iterations done, float images (n, 3, h, w) as they then are), before the first too."""
+
+
+def recover(
+    recovery: Recovery,
+    *,
+    student: nn.Module | None = None,
+    boundary: float = 0.0,
+    on_iteration: OnIteration | None = None,
+) -> RecoveredSet:
     """Images that the API takes for each of its classes: zeroth-order inversion through a fresh generator.
 
     Minimises `CE(A(x), y) + boundary l_bd(A(x), student(x)) + diversity likeness(x, y)` over `x = G(z, y)` in G and z, by
     Adam on the estimated gradient with respect to x, carried on to G and z by the chain rule. In latent space the gradient
-    with respect to z is estimated, through G as it was drawn, and z alone is learned.
+    with respect to z is estimated, through G as it was drawn, and z alone is learned. Where `canvas` is above 0,
+    `x = (1 - canvas) G(z, y) + canvas c`, c a procedural image of its own for each.
 
     With a source of gradients the loss is differentiated through the API's answers as the source says (`gradient_sources`).
 
@@ -101,6 +114,11 @@ def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: f
     z = torch.randn(len(labels), options.latent, generator=recovery.generator).to(device).requires_grad_()
     learned = [z] if options.space == "latent" else [*net.parameters(), z]
     optimiser = torch.optim.Adam(learned, lr=options.generator_rate, betas=(0.5, 0.999))
+    canvas = _canvas(recovery, len(labels))
+
+    def made(noise: Tensor) -> Tensor:
+        drawn: Tensor = net(noise, labels)
+        return drawn if canvas is None else (1 - options.canvas) * drawn + options.canvas * canvas
 
     def of_answers(answers: Tensor, images: Tensor) -> Tensor:  # (k, n, ways), (k, n, 3, h, w) -> (k, n)
         wanted = answers.gather(2, labels.expand(len(images), -1)[..., None])[..., 0]
@@ -115,11 +133,13 @@ def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: f
             return of_answers(answers, images)
 
     def of_noise(variants: Tensor) -> Tensor:  # (k, n, latent) -> (k, n)
-        return of_images(torch.stack([net(variant, labels) for variant in variants]))
+        return of_images(torch.stack([made(variant) for variant in variants]))
 
     met = None if recovery.source is None else Asked(_Shown(recovery), recovery.source, floor=recovery.floor)
-    for _ in range(recovery.plan.iterations):
-        images = net(z, labels)
+    for iteration in range(recovery.plan.iterations):
+        images = made(z)
+        if on_iteration is not None:
+            on_iteration(iteration, images.detach())
         if met is not None:
             told = met.logits(images.cpu()).to(device).exp()
             inversion = of_answers(told[None], images[None]).sum()
@@ -132,10 +152,21 @@ def recover(recovery: Recovery, *, student: nn.Module | None = None, boundary: f
         torch.autograd.backward(inversion / len(labels) + options.diversity * likeness(images, labels))
         optimiser.step()
     with torch.no_grad():
-        images = net(z, labels)
+        images = made(z)
         if options.eight_bit:
             images = (images * 255).round() / 255
+    if on_iteration is not None:
+        on_iteration(recovery.plan.iterations, images)
     return RecoveredSet(images, labels, recovery.ask(images))
+
+
+def _canvas(recovery: Recovery, count: int) -> Tensor | None:
+    """What images are painted on: pqd's `objects`, float (count, 3, h, w) in [0, 1]; None where `canvas` is 0."""
+    if not recovery.options.canvas:
+        return None
+    seed = int(torch.randint(2**31 - 1, (), generator=recovery.generator))
+    objects = query_set({"objects": 1.0}, seed=seed, size=recovery.teacher.input_shape[1:]).images(range(count))
+    return (torch.from_numpy(objects).float() / 255).to(recovery.device)
 
 
 def boundary_loss(answers: Tensor, student: Tensor) -> Tensor:

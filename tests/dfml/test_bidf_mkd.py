@@ -131,6 +131,29 @@ def test_what_a_surrogate_cannot_do_is_refused_whole() -> None:
     assert {error["loc"] for error in refused.value.errors()} == {("space",), ("antithetic",), ("orthogonal",)}
 
 
+@pytest.mark.parametrize("space", ["pixels", "latent"])
+def test_painted_images_are_in_part_procedural_ones_each_another(space: str) -> None:
+    options = SMALL.model_copy(update={"canvas": 0.9, "space": space, "frequencies": None})
+    one, two = Painted(), Painted()
+    found, again = recover(recovery(one, options)), recover(recovery(two, options))
+    plain = recover(recovery(Painted(), options.model_copy(update={"canvas": 0.0})))
+    assert torch.equal(found.images, again.images)
+    assert one.queries == 3 * 2 * (2 * COSTS[True, 2] + 1)
+    painted = (found.images - 0.1 * plain.images) / 0.9  # the generator has hardly moved, and differently at most
+    assert painted.min() > -0.12
+    assert painted.max() < 1.12
+    apart = (painted[:, None] - painted[None]).abs().mean((2, 3, 4))
+    assert apart[~torch.eye(6, dtype=torch.bool)].min() > 0.05
+
+
+def test_images_on_the_way_are_those_of_a_shorter_recovery() -> None:
+    way: dict[int, Tensor] = {}
+    recover(recovery(Painted(), SMALL.model_copy(update={"iterations": 3})), on_iteration=way.__setitem__)
+    shorter = recover(recovery(Painted(), SMALL.model_copy(update={"iterations": 2})))
+    assert sorted(way) == [0, 1, 2, 3]
+    assert torch.equal(way[2], shorter.images)
+
+
 @pytest.mark.parametrize(
     "change",
     [
