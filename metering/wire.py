@@ -2,28 +2,36 @@
 
 However many requests are served at once, their commands share one connection, and those that Redis finds together one write to
 its disk. The client of `redis` opens it, with all that addresses, keys and TLS need, and closes it; in between its streams and
-pools would take longer than Redis.
+pools would take longer than Redis. It has no public way to give its transport away: `_taken_over` is the one place that looks
+inside, and where a version of it looks otherwise, commands go the ordinary way, a pooled connection for each under way.
 """
 
 import asyncio
+import logging
 from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import ConnectionPool, DefaultParser
-from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
+from redis.asyncio import connection as streams
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError, ResponseError, TimeoutError
+
+log = logging.getLogger(__name__)
 
 
 class Wire(asyncio.Protocol):
-    """An open connection of the pool, taken over from its streams. Belongs to one event loop."""
+    """An open connection of the pool, taken over from its streams. Belongs to one event loop.
+
+    Raises AttributeError where the connection is not made as it is known here, and leaves it as it is.
+    """
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.loop = asyncio.get_running_loop()
         self.lost = False
         self._timeout: float | None = connection.socket_timeout
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=DefaultParser.parse_error)
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=streams.DefaultParser.parse_error)
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._transport = connection._writer.transport
@@ -95,14 +103,35 @@ class Line:
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool: Any = pool
         self._wire: Wire | None = None
-        self._opening: asyncio.Task[Wire] | None = None
+        self._opening: asyncio.Task[Wire | None] | None = None
+        self._ordinary = False  # nothing can be taken over
+        self._under_way: set[asyncio.Future[None]] = set()  # the ordinary way
 
     async def send(self, command: bytes) -> Any:
         """As `Wire.send`."""
         wire = self._wire
-        if wire is None or wire.lost or wire.loop is not asyncio.get_running_loop():
+        if not self._ordinary and (wire is None or wire.lost or wire.loop is not asyncio.get_running_loop()):
             wire = await self._opened()
-        return await wire.send(command)
+        return await (self._send_ordinarily(command) if wire is None else wire.send(command))
+
+    async def _send_ordinarily(self, command: bytes) -> Any:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way.add(done)
+        try:
+            connection = await self._pool.get_connection()
+            try:
+                await connection.send_packed_command(command)
+                return await connection.read_response()
+            except ResponseError:
+                raise
+            except BaseException:  # an answer may yet come, to whoever asked next
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
+        finally:
+            self._under_way.discard(done)
+            done.set_result(None)
 
     async def quiet(self) -> None:
         """Wait until everything that was sent is answered."""
@@ -111,26 +140,39 @@ class Line:
             await asyncio.wait([self._opening])
         while self._wire is not None and self._wire.loop is loop and (asked := self._wire.pending()):
             await asyncio.wait(asked)
+        while here := [done for done in self._under_way if done.get_loop() is loop]:
+            await asyncio.wait(here)
 
-    async def _opened(self) -> Wire:
+    async def _opened(self) -> Wire | None:
         loop = asyncio.get_running_loop()
         if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
             self._opening = loop.create_task(self._open())
             self._opening.add_done_callback(_seen)
         return await asyncio.shield(self._opening)  # who gives up does not end it for the others
 
-    async def _open(self) -> Wire:
+    async def _open(self) -> Wire | None:
         before, self._wire = self._wire, None
         if before is not None:
             with suppress(RuntimeError):  # of a loop that was closed
                 await before.connection.disconnect(nowait=True)
             await self._pool.release(before.connection)
         connection = await self._pool.get_connection()
-        self._wire = Wire(connection)
+        self._wire = _taken_over(connection)
+        if self._wire is None:
+            self._ordinary = True
+            await self._pool.release(connection)
         return self._wire
 
 
-def _seen(opening: "asyncio.Task[Wire]") -> None:
+def _taken_over(connection: Any) -> Wire | None:
+    try:
+        return Wire(connection)
+    except AttributeError as error:
+        log.warning("this version of redis gives no connection away, commands take turns: %s", error)
+        return None
+
+
+def _seen(opening: "asyncio.Task[Wire | None]") -> None:
     """Those who wait for it are told of its error; there may be none left."""
     if not opening.cancelled():
         opening.exception()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
@@ -90,6 +91,71 @@ async def test_disconnecting_waits_for_what_is_under_way(redis_url: str, anyio_b
     await asyncio.sleep(0)
     await disconnect(redis)
     assert await asyncio.gather(*asked) == [b"unknown"] * 3
+
+
+@pytest.fixture
+async def changed(redis_url: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redis]:
+    """A client whose connections look otherwise inside than those that are known."""
+    made = connect(redis_url, timeout=0.3)
+    give = made.connection_pool.make_connection
+
+    def other() -> Any:
+        connection = give()
+
+        class Other(type(connection)):
+            """Keeps its streams elsewhere."""
+
+            _writer = property(
+                lambda self: _Streams(self.__dict__.get("writer")),
+                lambda self, writer: self.__dict__.update(writer=writer),
+            )
+
+        connection.__class__ = Other
+        return connection
+
+    monkeypatch.setattr(made.connection_pool, "make_connection", other)
+    yield made
+    await disconnect(made)
+
+
+class _Streams:
+    """A writer without a public way to its transport."""
+
+    def __init__(self, writer: Any) -> None:
+        self._inner = writer
+
+    def __bool__(self) -> bool:
+        return self._inner is not None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "transport":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+async def test_a_redis_py_that_gives_no_connection_away_serves_the_ordinary_way(
+    changed: Redis, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripts = [Scripts(changed), Scripts(changed)]
+    made = await asyncio.gather(*(Keyring(changed, scripts[n % 2]).create(KeyRequest(name=f"{n}")) for n in range(40)))
+    assert [key.name for key in made] == [str(n) for n in range(40)]
+    assert caplog.text.count("gives no connection away") == 1
+    await redis.script_flush()
+    assert await asyncio.gather(*(top_up(scripts[0], 1) for _ in range(5))) == [b"unknown"] * 5
+    given_up = [asyncio.create_task(top_up(scripts[0], 1)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in given_up[::3]:
+        task.cancel()
+    told = await asyncio.gather(*given_up, return_exceptions=True)
+    assert all(isinstance(answer, asyncio.CancelledError) or answer == b"unknown" for answer in told)
+    await redis.client_pause(1500)  # milliseconds
+    silent = await asyncio.gather(*(top_up(scripts[0], 1) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in silent] == [StoreUnavailable] * 3
+    await redis.client_unpause()
+    last = [asyncio.create_task(top_up(scripts[0], 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await disconnect(changed)
+    assert await asyncio.gather(*last) == [b"unknown"] * 3
 
 
 def connect_like(redis: Redis) -> Redis:
