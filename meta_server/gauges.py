@@ -10,11 +10,11 @@ from prometheus_client.metrics_core import Metric
 from redis.exceptions import RedisError
 
 from contracts.jobs import JobStatus
-from meta_server.queue import ACQUIRE_QUEUE, GPU_QUEUE, LANES, LEARN_QUEUE
+from meta_server.queue import ACQUIRE_QUEUE, ACQUIRE_QUEUES, GPU_QUEUE, GPU_QUEUES, LEARN_QUEUE, LEARN_QUEUES
 from meta_server.services import Services
 from meta_server.store import keys
 
-QUEUES = {"acquire": (ACQUIRE_QUEUE, *LANES), LEARN_QUEUE: (LEARN_QUEUE,), GPU_QUEUE: (GPU_QUEUE,)}
+QUEUES = {ACQUIRE_QUEUE: ACQUIRE_QUEUES, LEARN_QUEUE: LEARN_QUEUES, GPU_QUEUE: GPU_QUEUES}
 
 
 async def gauges(request: Request) -> Iterable[Metric]:

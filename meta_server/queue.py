@@ -1,10 +1,12 @@
 """Sends work to the workers: Celery messages by task name that carry ids alone.
 
-Messages that ask APIs lie in lanes, one for each job but for chance, and workers take from one lane after the other: so a
-job of a hundred APIs does not keep one of two waiting.
+Messages lie in lanes, one for each tenant but for chance, and those that ask APIs in one for each job of it. Workers serve one
+tenant after the other, and of each one job after the other: so a job of a hundred APIs does not keep one of two waiting, nor a
+tenant of thirty jobs one of a single job.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from zlib import crc32
 
@@ -16,9 +18,16 @@ from meta_server.store.stored_job import LEARN, acquire_role
 BEGIN_TASK, ACQUIRE_TASK, PROBE_TASK = "worker.begin", "worker.acquire_api", "worker.probe"
 LEARN_TASK, NOTIFY_TASK = "worker.learn", "worker.notify"
 ACQUIRE_QUEUE, LEARN_QUEUE, GPU_QUEUE = "acquire", "learn.cpu", "learn.gpu"  # every learner takes what needs no GPU
-LANES = tuple(f"{ACQUIRE_QUEUE}.{number}" for number in range(32))  # beside it, of the APIs to be asked
+TENANT_LANES, JOB_LANES = 16, 16
 VISIBILITY_SECONDS = 43200  # a task longer than this would be started again while it runs
 
+
+def _lanes(queue: str, *counts: int) -> tuple[str, ...]:
+    return tuple(".".join([queue, *map(str, numbers)]) for numbers in product(*map(range, counts)))
+
+
+ACQUIRE_QUEUES = (ACQUIRE_QUEUE, *_lanes(ACQUIRE_QUEUE, TENANT_LANES, JOB_LANES))  # the first for what concerns no API
+LEARN_QUEUES, GPU_QUEUES = (_lanes(queue, TENANT_LANES) for queue in (LEARN_QUEUE, GPU_QUEUE))
 
 Trace = Mapping[str, str]
 """A place in a trace, as OpenTelemetry's propagators write it; empty where nobody takes traces."""
@@ -46,13 +55,9 @@ class Queue:
             broker_connection_retry_on_startup=True,
         )
 
-    def acquire(self, job_id: str, api_id: str) -> None:
-        """Have one API asked."""
-        self._send(ACQUIRE_TASK, [job_id, api_id], lane_of(job_id))
-
-    def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
+    def learn(self, job_id: str, *, tenant: str, on_gpu: bool = False) -> None:
         """Have the meta-model trained from what the APIs answered."""
-        self._send(LEARN_TASK, [job_id], GPU_QUEUE if on_gpu else LEARN_QUEUE)
+        self._send(LEARN_TASK, [job_id], learner_lane(tenant, GPU_QUEUE if on_gpu else LEARN_QUEUE))
 
     def notify(self, job_id: str) -> None:
         """Have the job's webhook told what it was not told yet."""
@@ -62,12 +67,12 @@ class Queue:
         """Have the APIs of an estimate probed."""
         self._send(PROBE_TASK, [probe_id], ACQUIRE_QUEUE)
 
-    def send(self, job_id: str, role: str) -> None:
+    def send(self, job_id: str, role: str, *, tenant: str) -> None:
         """Have the work of a role done."""
         if role == LEARN:
-            self.learn(job_id)
+            self.learn(job_id, tenant=tenant)
         else:
-            self.acquire(job_id, role.removeprefix(acquire_role("")))
+            self._send(ACQUIRE_TASK, [job_id, role.removeprefix(acquire_role(""))], lane_of(job_id, tenant))
 
     def begin(self, job_ids: Sequence[str], traces: Mapping[str, Trace] = MappingProxyType({})) -> None:
         """Have everything sent that is due of queued jobs: one message here, however many APIs there are to ask.
@@ -79,14 +84,14 @@ class Queue:
             BEGIN_TASK, args=[job_ids], queue=ACQUIRE_QUEUE, headers={TRACES: told} if told else None
         )
 
-    def send_all(self, job_id: str, roles: Iterable[str]) -> None:
+    def send_all(self, job_id: str, roles: Iterable[str], *, tenant: str) -> None:
         """Have the work of these roles done."""
         for role in roles:
-            self.send(job_id, role)
+            self.send(job_id, role, tenant=tenant)
 
     def waiting(self, role: str) -> int:
         """How many messages wait for the workers of a role. Blocks for a moment."""
-        queues = [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [ACQUIRE_QUEUE, *LANES]
+        queues = LEARN_QUEUES + GPU_QUEUES if role == LEARN else ACQUIRE_QUEUES
         with (
             self._celery.connection_for_write() as connection,
             connection.channel() as channel,
@@ -105,11 +110,22 @@ class Queue:
         self._celery.close()
 
 
-def lane_of(job_id: str) -> str:
+def lane_of(job_id: str, tenant: str) -> str:
     """Where the messages wait that ask a job's APIs."""
-    return LANES[crc32(job_id.encode()) % len(LANES)]
+    return f"{ACQUIRE_QUEUE}.{_number(tenant, TENANT_LANES)}.{_number(job_id, JOB_LANES)}"
 
 
-def queues_of(job_id: str, role: str) -> list[str]:
+def learner_lane(tenant: str, queue: str) -> str:
+    """Where a tenant's messages wait for learners that take from `queue`."""
+    return f"{queue}.{_number(tenant, TENANT_LANES)}"
+
+
+def queues_of(job_id: str, role: str, tenant: str) -> list[str]:
     """Where the message of a job's role may wait."""
-    return [LEARN_QUEUE, GPU_QUEUE] if role == LEARN else [lane_of(job_id)]
+    if role == LEARN:
+        return [learner_lane(tenant, queue) for queue in (LEARN_QUEUE, GPU_QUEUE)]
+    return [lane_of(job_id, tenant)]
+
+
+def _number(name: str, of: int) -> int:
+    return crc32(name.encode()) % of

@@ -30,7 +30,7 @@ from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_erro
 BEAT = 3.0  # seconds between looks at jobs whose leases have ended, and of each at the next jobs of a round
 EVERY = 15.0  # seconds between rounds over all open jobs
 SECONDS = 12.0  # of the reaper's own lease: what it costs that the process which reaped was killed
-PATIENCE = 20.0  # seconds that a sent role may wait before an empty queue means that its message is lost
+PATIENCE = 15.0  # seconds that a sent role may wait before an empty queue means that its message is lost
 LONGEST = 600.0  # after which it is sent again even if others wait: a worker may have died with it before it began
 REST = 3.0  # times as long as it looked at a job it leaves the process to requests: thousands may be queued
 ROLE = "reaper"
@@ -54,7 +54,9 @@ class Reaper:
         self._holder = uuid.uuid4().hex
         self._own = Leases(Scripts(redis), seconds=SECONDS, attempts=UNLIMITED)
         self._left: deque[str] = deque()  # of the round: jobs to be looked at
-        self._ends: dict[str, float] = {}  # job -> the second at which the first of its leases ends unless renewed
+        self._ends: dict[
+            str, float
+        ] = {}  # job -> the second at which a lease of it ends, or patience with a message does
         self._began = -math.inf  # the round, by `time.monotonic`
 
     async def run(self) -> None:
@@ -147,10 +149,13 @@ class Reaper:
             sent_fence, sent_at = sent or (0, now)
             lost_its_holder = fence > sent_fence
             silence = now - sent_at
-            if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(job_id, role)):
+            if silence <= PATIENCE and job.status is JobStatus.RUNNING:
+                self._ends[job_id] = min(self._ends.get(job_id, math.inf), sent_at + PATIENCE)
+            if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(job, role)):
                 log.info("sent_again", role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
-                await asyncio.to_thread(self._queue.send, job_id, role)
+                await asyncio.to_thread(self._queue.send, job_id, role, tenant=job.tenant)
+                self._ends[job_id] = min(self._ends.get(job_id, math.inf), now + PATIENCE)
 
     async def _states(self, job_id: str) -> tuple[float, _States]:
         """The time, and for each role whether it is held, its fence, and the fence and time when it was last sent.
@@ -183,10 +188,10 @@ class Reaper:
         with store_errors():
             await self._redis.hset(keys.job(job_id, "sent"), role, json.dumps([fence, now]))
 
-    async def _waiting(self, job_id: str, role: str) -> bool:
+    async def _waiting(self, job: StoredJob, role: str) -> bool:
         """Whether messages wait where the role's does: then it may be among them."""
         with store_errors():
-            return any([await self._redis.llen(queue) for queue in queues_of(job_id, role)])
+            return any([await self._redis.llen(queue) for queue in queues_of(job.id, role, job.tenant)])
 
     async def _forget(self, job_id: str) -> None:
         with store_errors():

@@ -49,10 +49,10 @@ def create_app(settings: Settings) -> App:
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_SECONDS,
         # in all three places, or a task that takes longer is started two to four times over
         visibility_timeout=VISIBILITY_SECONDS,
-        # queues by turns, whatever their order: see `meta_server.queue`
+        # queues by turns: see `meta_server.queue`
         broker_transport_options={
             "visibility_timeout": VISIBILITY_SECONDS,
-            "queue_order_strategy": "round_robin",
+            "queue_order_strategy": "worker.broker:Turns",
             "priority_steps": [0],
         },
         result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},

@@ -1,13 +1,37 @@
-"""Celery's way to Redis, mended where it would end a worker.
+"""Celery's way to Redis: whose turn it is, and what is mended where it would end a worker.
 
 When the connection is lost while tasks run, kombu 5.7 goes on to use the connection that it has just taken apart, to put the
 tasks' messages back or to acknowledge them, and the worker dies of an AttributeError. Here those messages stay where they are:
 their tasks go on under their leases, and the reaper sends again what has lost its holder.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from kombu.transport import redis
+from kombu.utils.scheduling import round_robin_cycle
+
+
+class Turns(round_robin_cycle):
+    """The order in which queues are looked at: groups by turns, and within a group its lanes by turns.
+
+    The group of a queue is its name up to the last dot: see `meta_server.queue`.
+    """
+
+    def update(self, it: Iterable[str]) -> None:
+        """These are all queues."""
+        self.items[:] = sorted(it, key=_group)
+
+    def rotate(self, last_used: str) -> str:
+        """A message was taken from this one: it is the last of its group now, and its group the last of all."""
+        if last_used in self.items:
+            group = _group(last_used)
+            self.items.sort(key=lambda queue: (_group(queue) == group, queue == last_used))
+        return last_used
+
+
+def _group(queue: str) -> str:
+    return queue.rpartition(".")[0]
 
 
 class QoS(redis.QoS):

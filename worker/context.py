@@ -54,8 +54,8 @@ class Context:
 
     async def begin(self, job_id: str) -> None:
         """Have everything done that is due of a queued job. Raises `ProblemError` (`not-found`), `StoreUnavailable`."""
-        due = (await self.store.load(job_id)).due()
-        await asyncio.to_thread(self.queue.send_all, job_id, due)
+        job = await self.store.load(job_id)
+        await asyncio.to_thread(self.queue.send_all, job_id, job.due(), tenant=job.tenant)
 
     async def advance(self, job_id: str) -> None:
         """What follows from where the job stands: training, its failure, or its end if it was cancelled."""
@@ -66,7 +66,7 @@ class Context:
         elif error := job.too_few():
             await self.store.moves.fail(job_id, error)
         elif due == [LEARN] or (LEARN in due and await self.store.first_sent(job_id, LEARN)):
-            await asyncio.to_thread(self.queue.learn, job_id)
+            await asyncio.to_thread(self.queue.learn, job_id, tenant=job.tenant)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from meta_server.queue import GPU_QUEUE, LEARN_QUEUE
+from meta_server.queue import GPU_QUEUES, LEARN_QUEUES
 
 T = TypeVar("T")
 Wanted = Literal["auto", "cpu", "cuda"]
@@ -22,9 +22,9 @@ def gpus() -> int:
     return there if visible is None else min(there, len([one for one in visible.split(",") if one.strip()]))
 
 
-def queues() -> list[str]:
-    """What a learner of this process takes: jobs that need a GPU before the others, where it has one."""
-    return [GPU_QUEUE, LEARN_QUEUE] if gpus() else [LEARN_QUEUE]
+def queues() -> tuple[str, ...]:
+    """What a learner of this process takes: also jobs that need a GPU, where it has one."""
+    return GPU_QUEUES + LEARN_QUEUES if gpus() else LEARN_QUEUES
 
 
 def devices(wanted: Wanted, *, cuda: bool) -> Iterator[tuple[str, int]]:

@@ -26,7 +26,8 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
 
     Raises `Stopped` on shutdown and when the lease is lost, `LeaseLost`, `StoreUnavailable`; any other failure ends the job.
     """
-    if role in (await context.store.load(job_id)).due():
+    job = await context.store.load(job_id)
+    if role in job.due():
         try:
             lease = await context.store.take(job_id, role, context.holder)
         except AttemptsExhausted as error:
@@ -34,13 +35,14 @@ async def work_on(context: Context, job_id: str, role: str, work: Work) -> None:
         else:
             if lease is None:
                 return  # whoever holds it sees to what follows
-            if await _under(lease, context, job_id, role, work):
+            if await _under(lease, context, job, role, work):
                 return  # whoever it was handed to does
     await context.advance(job_id)
 
 
-async def _under(lease: Lease, context: Context, job_id: str, role: str, work: Work) -> bool:
+async def _under(lease: Lease, context: Context, job: StoredJob, role: str, work: Work) -> bool:
     """Work under the lease; whether the rest of the work was handed on."""
+    job_id = job.id
     try:
         async with watching(context, job_id, lease) as watch:
             if await context.store.work.begin(job_id, lease) != JobStatus.RUNNING:
@@ -68,10 +70,10 @@ async def _under(lease: Lease, context: Context, job_id: str, role: str, work: W
                 await context.store.moves.fail(job_id, job_error(error), lease=lease)
     except Stopped as stopped:
         if stopped.why is Why.TURN:
-            await asyncio.to_thread(context.queue.send, job_id, role)  # behind those that wait
+            await asyncio.to_thread(context.queue.send, job_id, role, tenant=job.tenant)  # behind those that wait
             return True
         if stopped.why is Why.ELSEWHERE:
-            await asyncio.to_thread(context.queue.learn, job_id, on_gpu=True)
+            await asyncio.to_thread(context.queue.learn, job_id, tenant=job.tenant, on_gpu=True)
             return True
         if stopped.why not in (Why.ENDED, Why.PAUSED):
             raise

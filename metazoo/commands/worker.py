@@ -38,7 +38,7 @@ def worker(
         os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu == "none" else gpu
     if os.environ.get("METAZOO_METRICS_PORT"):  # child processes count in files there; read as metrics are imported
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="metazoo-metrics-"))
-    from meta_server.queue import ACQUIRE_QUEUE, LANES
+    from meta_server.queue import ACQUIRE_QUEUES
     from metazoo import logs, tracing
     from worker.app import start
     from worker.devices import queues
@@ -48,7 +48,7 @@ def worker(
     acquires = role is Role.ACQUIRE
     start(
         Settings(),
-        queues=[ACQUIRE_QUEUE, *LANES] if acquires else queues(),
+        queues=ACQUIRE_QUEUES if acquires else queues(),
         name=name or role.value,
         concurrency=concurrency or (32 if acquires else 1),
         set_up_logging=logs.configure,

@@ -21,7 +21,7 @@ class LostQueue:
     def begin(self, job_ids: list[str], traces: object) -> None:
         raise OperationalError("connection refused")
 
-    def send(self, job_id: str, role: str) -> None:
+    def send(self, job_id: str, role: str, *, tenant: str) -> None:
         raise OperationalError("connection refused")
 
 

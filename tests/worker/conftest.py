@@ -146,11 +146,11 @@ class FakeQueue:
         self.sent: list[tuple[str, str]] = []
         self.others = 0  # messages that wait for the same workers
 
-    def send(self, job_id: str, role: str) -> None:
+    def send(self, job_id: str, role: str, *, tenant: str) -> None:
         self.sent.append((job_id, role))
 
-    def learn(self, job_id: str, *, on_gpu: bool = False) -> None:
-        self.send(job_id, f"{LEARN}.gpu" if on_gpu else LEARN)
+    def learn(self, job_id: str, *, tenant: str, on_gpu: bool = False) -> None:
+        self.send(job_id, f"{LEARN}.gpu" if on_gpu else LEARN, tenant=tenant)
 
     def waiting(self, role: str) -> int:
         return self.others

@@ -23,11 +23,12 @@ import safetensors.numpy
 from PIL import Image
 from redis.asyncio import Redis
 
+from contracts.access import DEFAULT_TENANT
 from contracts.jobs import JobStatus
 from meta_server import reaper
 from meta_server.app import create_app
 from meta_server.background import running
-from meta_server.queue import ACQUIRE_QUEUE, LANES, Queue, lane_of
+from meta_server.queue import ACQUIRE_QUEUE, ACQUIRE_QUEUES, LEARN_QUEUES, Queue, lane_of
 from meta_server.reaper import Reaper
 from meta_server.settings import Settings
 from meta_server.store import keys
@@ -114,7 +115,7 @@ def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Ca
             "METAZOO_ALLOW": allow,
             "OMP_NUM_THREADS": "1",
         }
-        queues = [ACQUIRE_QUEUE, *LANES] if queue == ACQUIRE_QUEUE else [queue]
+        queues = ACQUIRE_QUEUES if queue == ACQUIRE_QUEUE else LEARN_QUEUES
         code = START.format(queue=queue, queues=queues, concurrency=concurrency)
         with (tmp_path / f"{queue}-{len(started)}.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
@@ -254,7 +255,10 @@ async def test_a_job_whose_files_lie_in_s3(
 async def test_a_large_job_keeps_no_small_one_waiting(
     store: JobStore, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
 ) -> None:
-    """One place, a job of 16 APIs in line, and then two of 2 APIs, by two tenants: they take turns from there on."""
+    """One place, a job of 16 APIs in line, and then two of 2 APIs, by two tenants: they take turns from there on.
+
+    Of four turns two are the other tenant's, and each of the first one's jobs has one.
+    """
     order: list[str] = []
 
     def telling(job: str) -> Any:
@@ -268,14 +272,15 @@ async def test_a_large_job_keeps_no_small_one_waiting(
 
     asked: dict[str, list[Served]] = {name: [] for name in ("large", "small", "other")}
     jobs: dict[str, str] = {}
+    lanes: dict[str, str] = {}
     for name, tenant, apis in (("large", "a", 16), ("small", "a", 2), ("other", "b", 2)):
         asked[name] = [telling(name) for _ in range(apis)]
-        while name not in jobs or len({lane_of(job_id) for job_id in jobs.values()}) < len(jobs):  # no chance in it
+        while name not in jobs or len(set(lanes.values())) < len(jobs):  # no chance in it
             job, _ = await store.create(
                 request_to(request_of, *asked[name], budget={"queries": 16 * apis}), tenant=tenant
             )
-            jobs[name] = job.id
-        queue.send_all(jobs[name], (await store.load(jobs[name])).due())
+            jobs[name], lanes[name] = job.id, lane_of(job.id, tenant)
+        queue.send_all(jobs[name], (await store.load(jobs[name])).due(), tenant=tenant)
     start_worker("acquire", allow=",".join(one.host for served in asked.values() for one in served))
     for name in ("small", "other"):
         await until(
@@ -348,6 +353,6 @@ async def test_a_job_is_paused_and_resumed_without_losing_an_answer(
     assert (paused.reason, paused.budget.reserved, paused.budget.unconfirmed) == ("night", 0, 0)
     assert paused.budget.confirmed == slow.charged < 320
     await store.moves.resume(job.id)
-    queue.send_all(job.id, (await store.load(job.id)).due())
+    queue.send_all(job.id, (await store.load(job.id)).due(), tenant=DEFAULT_TENANT)
     ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 320

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from edge.tracing import Traced
 from meta_server.app import create_app
-from meta_server.queue import ACQUIRE_QUEUE, ACQUIRE_TASK, BEGIN_TASK, LANES, Queue
+from meta_server.queue import ACQUIRE_QUEUE, ACQUIRE_QUEUES, ACQUIRE_TASK, BEGIN_TASK, Queue
 from meta_server.settings import Settings as ServerSettings
 from meta_server.store.secrets import Secrets
 from worker import tasks
@@ -91,7 +91,7 @@ async def test_a_trace_leads_from_the_request_to_the_tasks_and_holds_no_secret(
     close = tasks.register(app, Settings(**told), Queue(redis_url), Stopping())
     try:
         work(app, message(redis_url, BEGIN_TASK, ACQUIRE_QUEUE))
-        work(app, message(redis_url, ACQUIRE_TASK, *LANES))
+        work(app, message(redis_url, ACQUIRE_TASK, *ACQUIRE_QUEUES[1:]))
     finally:
         close()
     told_spans = spans()
