@@ -115,7 +115,7 @@ def _recovered(
     def run(images: int, iterations: int, on_iteration: OnIteration) -> None:
         random = torch.Generator().manual_seed(seed)
         unit, before = probe(teacher, random), teacher.queries
-        learned = source(teacher, options, unit, random)
+        learned = source(teacher, unit, options=options, generator=random)
         planned = Plan((0,), images, iterations, 0)
         recovery = Recovery(teacher, options, planned, unit, random, torch.device(device), learned)
         recover(recovery, on_iteration=on_iteration)

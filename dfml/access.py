@@ -1,6 +1,7 @@
 """What a method gets of its teachers: gradients exact or estimated, and a refusal before anything is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +22,68 @@ class WeightsNeeded(ValueError):
     """A method was asked for what an API does not give; the message names the black-box route."""
 
 
-def differentiable(
-    teachers: Sequence[Teacher], options: GradientOptions, *, generator: torch.Generator
-) -> list[DifferentiableTeacher]:
-    """The teachers with gradients from the source that the options name. Costs `probe_cost(options)` queries of each.
+class BlackBoxes:
+    """APIs as they are met: what each rounds its answers to, and what says its gradients. A part of a training.
 
-    Raises `WeightsNeeded` where exact gradients are asked of black boxes.
+    source: (API, what its answers are rounded to) -> what says its gradients; None where nothing is learned of an API.
     """
-    if options.source == "weights":
-        return list(white_boxes(teachers))
-    return [_asked(teacher, options, generator) for teacher in teachers]
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        source: Callable[[Teacher, float | None], Source | None],
+        generator: torch.Generator,
+    ) -> None:
+        self.teachers = teachers
+        self._source, self._generator = source, generator
+        self._met: dict[int, tuple[float | None, Source | None]] = {}
+
+    def meet(self, index: int) -> tuple[float | None, Source | None]:
+        """What an API rounds to, and its source. The first time, that costs `PROBE` queries."""
+        if index not in self._met:
+            unit = probe(self.teachers[index], self._generator)
+            self._met[index] = unit, self._source(self.teachers[index], unit)
+        return self._met[index]
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {index: (unit, None if made is None else made.state_dict()) for index, (unit, made) in self._met.items()}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        for index, (unit, held) in state.items():
+            made = self._source(self.teachers[index], unit)
+            if made is not None:
+                made.load_state_dict(held)
+            self._met[index] = unit, made
+
+
+class Differentiable:
+    """Teachers with gradients from the source that the options name: `[index]` is one. A part of a training.
+
+    A black box is asked `probe_cost(options)` images when it is met. Raises `WeightsNeeded` where exact gradients are asked
+    of black boxes; then nothing was asked.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], options: GradientOptions, *, generator: torch.Generator) -> None:
+        self._white = white_boxes(teachers) if options.source == "weights" else None
+
+        def source(teacher: Teacher, unit: float | None) -> Source:
+            return source_of(teacher, options, unit, generator=generator)
+
+        self._black = BlackBoxes(teachers, source, generator)
+
+    def __getitem__(self, index: int) -> DifferentiableTeacher:
+        if self._white is not None:
+            return self._white[index]
+        unit, source = self._black.meet(index)
+        assert source is not None  # noqa: S101 - made above
+        teacher = self._black.teachers[index]
+        return Asked(teacher, source, floor=floor_of(unit, teacher.ways))
+
+    def state_dict(self) -> dict[Any, Any]:
+        return self._black.state_dict()
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self._black.load_state_dict(state)
 
 
 def white_boxes(teachers: Sequence[Teacher]) -> list[WhiteBoxTeacher]:
@@ -42,6 +95,12 @@ def white_boxes(teachers: Sequence[Teacher]) -> list[WhiteBoxTeacher]:
             "zeroth-order, surrogate or guided, which take answers alone and spend queries, or use pqd"
         )
     return found
+
+
+def known_weights(teachers: Sequence[Teacher], options: GradientOptions) -> Iterator[torch.Tensor]:
+    """The tensors, on the CPU, of the teachers whose weights a training follows from; of black boxes none."""
+    for teacher in white_boxes(teachers) if options.source == "weights" else []:
+        yield from (tensor.cpu() for tensor in teacher.weights().values())
 
 
 def gradient_cost(options: GradientOptions) -> int:
@@ -100,9 +159,3 @@ def source_of(
         return ZerothOrder(estimator, step, generator)
     copy = Surrogate(teacher.ways, teacher.input_shape, generator=generator)
     return Guided(copy, estimator, step=step, generator=generator) if options.source == "guided" else copy
-
-
-def _asked(teacher: Teacher, options: GradientOptions, generator: torch.Generator) -> Asked:
-    unit = probe(teacher, generator)
-    source = source_of(teacher, options, unit, generator=generator)
-    return Asked(teacher, source, floor=floor_of(unit, teacher.ways))

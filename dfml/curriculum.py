@@ -10,11 +10,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from contracts.methods import PurerOptions
+from dfml.access import Differentiable
 from dfml.numerics.inversion import Terms, inversion_loss, noise_images, roll
 from dfml.numerics.meta_learners import Functional, task_loss
 from dfml.procedural import query_set
@@ -45,9 +47,15 @@ class Switch:
         self.best, self.stale = -1.0, 0
         return True
 
+    def state_dict(self) -> dict[Any, Any]:
+        return {"best": self.best, "stale": self.stale}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self.best, self.stale = state["best"], state["stale"]
+
 
 def invert(
-    teachers: Sequence[DifferentiableTeacher],
+    teachers: Sequence[DifferentiableTeacher] | Differentiable,
     images: Sequence[Tensor],
     drawn: Sequence[int],
     on_images: torch.optim.Optimizer,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,12 @@ class TaskMemory:
         chosen = [able[index] for index in torch.randperm(len(able), generator=generator)[:ways].tolist()]
         picked = [held[torch.randperm(len(held), generator=generator)[: shots + queries]] for held in chosen]
         return split_task(torch.stack(picked), shots=shots)
+
+    def state_dict(self) -> dict[Any, Any]:
+        return dict(self._held)
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self._held = dict(state)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images, classes mixed evenly: uint8 (size or fewer, 3, h, w) each, two images at least."""

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.zoo import Normalisation
 from dfml.augmentation import augment
+from dfml.checkpoint import CheckpointFile
 from dfml.nets import STUDENT, Classifier, build_classifier
 from dfml.teachers import CHUNK
-from dfml.training_state import TrainingState, name_of
+from dfml.training import Training
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, {"loss": mean over the epoch, "accuracy": fraction}); it may
@@ -71,16 +73,16 @@ def train_classifier(
     batches = math.ceil(len(seen) / BATCH)
     epochs = epochs if epochs is not None else max(EPOCHS, math.ceil(SEEN_AT_LEAST / len(seen)))
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    options = (config.model_dump(), seed, held_out, epochs, normalisation.model_dump(), flip, shift, weight_decay)
-    state = TrainingState(classifier, [optimiser], generator, name_of([*options, learning_rate], [images]))
-    if checkpoint is not None:
-        state.restore(checkpoint)
-    done = state.epoch * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * batches, last_epoch=done - 1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * batches)
+    best = Best(classifier)
+    options = [config.model_dump(), seed, held_out, epochs, normalisation.model_dump(), flip, shift, weight_decay]
+    file = None if checkpoint is None else CheckpointFile(checkpoint, every=1)
+    training = Training(file, [*options, learning_rate], [images])
+    training.resume(generator, classifier=classifier, optimiser=optimiser, schedule=schedule, best=best)
     forward = torch.compile(classifier) if compiled else classifier
-    while state.epoch < epochs and not state.stale(patience):
+    for epoch in range(training.done + 1, epochs + 1):
+        if patience is not None and epoch - 1 - best.epoch >= patience:
+            break
         classifier.train()
         total = 0.0
         for chosen in torch.randperm(len(seen), generator=generator).tensor_split(batches):  # equal to one image
@@ -92,13 +94,38 @@ def train_classifier(
             schedule.step()
             total += loss.item()
         accuracy = _accuracy(classifier, choosing, device)
-        state.note(accuracy)
-        if checkpoint is not None:
-            state.save(checkpoint)
+        best.saw(epoch, accuracy)
+        training.keep(epoch)
         if on_epoch is not None:
-            on_epoch(state.epoch, epochs, {"loss": total / batches, "accuracy": accuracy})
-    state.keep_best()
+            on_epoch(epoch, epochs, {"loss": total / batches, "accuracy": accuracy})
+    best.put_back()
     return classifier, _accuracy(classifier, measuring, device)
+
+
+class Best:
+    """The weights of the best epoch so far, of equals the last; `epoch` 0 before there is any."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.epoch, self.accuracy = 0, -1.0
+        self._module = module
+        self._weights: dict[str, Tensor] = {}
+
+    def saw(self, epoch: int, accuracy: float) -> None:
+        """One epoch more is done; its weights are copied if none was better."""
+        if accuracy >= self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            self._weights = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+
+    def put_back(self) -> None:
+        """Give the module these weights."""
+        if self._weights:
+            self._module.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {"epoch": self.epoch, "accuracy": self.accuracy, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self.epoch, self.accuracy, self._weights = state["epoch"], state["accuracy"], state["weights"]
 
 
 def _classifier(

@@ -18,15 +18,19 @@ is asked again at every perturbed image; the boundary term is of probabilities; 
 """
 
 import copy
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions, GradientOptions
-from dfml.access import probe, source_of
+from dfml.access import BlackBoxes, source_of
+from dfml.checkpoint import Checkpoint
 from dfml.nets import Backbone
 from dfml.nets.learner import Learner, build_learner
 from dfml.numerics.distillation import divergence, divergence_as_released
@@ -36,6 +40,7 @@ from dfml.numerics.meta_learners import Functional, functional_learner, task_los
 from dfml.recovery import RecoveredSet, Recovery, recover
 from dfml.replay import Task, TaskMemory
 from dfml.teachers import Teacher
+from dfml.training import Counts, Training
 from dfml.visits import Plan, plan, visit_deadlines
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -66,11 +71,15 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Learned:
     """The whole method. Asks `queries` images in all, at most, and no API more than `queries_per_api`.
 
     Metrics: `loss` and `accuracy` on the query sets of an update's tasks, `queries` so far, `classes` in the memory. The same
     seed, teachers, device and number of threads give the same weights.
+
+    checkpoint: where the training's state is kept after some updates; one that is of the same training is gone on from, to the
+    same weights as without the interruption, and nothing that came before it is asked again.
     Raises ValueError where the budget does not allow a single visit, or the APIs take images of different shapes.
     """
     shape = _common_shape(teachers)
@@ -81,32 +90,33 @@ def train(
     functions = functional_learner(student)
     optimiser = torch.optim.Adam(student.parameters(), lr=options.learning_rate)
     memory, plateau = TaskMemory(options.memory), Plateau(options.patience)
-    met: dict[
-        int, tuple[float | None, Source | None]
-    ] = {}  # what each API's answers are rounded to, and what was learned
+    met = BlackBoxes(teachers, partial(source, options=options, generator=generator), generator)
+    told = [config.model_dump(), options.model_dump(), seed, queries, queries_per_api, ways]
+    training = Training(checkpoint, told)
+    training.resume(
+        generator,
+        student=student, optimiser=optimiser, memory=memory, plateau=plateau, met=met, counts=Counts(teachers),
+    )  # fmt: skip
     boundary_from = options.updates // 15 if options.boundary_from is None else options.boundary_from
     deadlines = visit_deadlines(len(planned.visits), options.updates)
-    done, spent, history = 0, 0, []
-    for update in range(options.updates):
+    done: int = training.values.get("visits", 0)
+    spent: int = training.values.get("spent", 0)
+    last = deque(training.values.get("last", ()), max(1, options.updates // 10))
+    for update in range(training.done, options.updates):
         due = done < len(deadlines) and (update >= deadlines[done] or plateau.reached)
         optimiser.zero_grad(set_to_none=True)
         losses, accuracies = [], []
         for episode in range(options.tasks):
             if due and episode == 0:
                 api = planned.visits[done]
-                teacher = teachers[api]
-                before = teacher.queries
-                if api not in met:
-                    unit = probe(teacher, generator)
-                    met[api] = unit, source(teacher, options, unit, generator)
-                recovery = Recovery(
-                    teacher, options, planned, met[api][0], generator, torch.device(device), met[api][1]
-                )
+                before = teachers[api].queries
+                unit, learned = met.meet(api)
+                recovery = Recovery(teachers[api], options, planned, unit, generator, torch.device(device), learned)
                 boundary = options.boundary if update >= boundary_from else 0.0
                 loss, accuracy, sets = visit(student, functions, recovery, boundary=boundary)
                 for one in sets:
                     memory.add(api, one.images.cpu(), one.labels.cpu())
-                done, spent = done + 1, spent + teacher.queries - before
+                done, spent = done + 1, spent + teachers[api].queries - before
                 plateau.reset()
             else:
                 loss, accuracy = replay(functions, _drawn(memory, options, planned, generator, device), options)
@@ -121,11 +131,11 @@ def train(
             "classes": float(len(memory)),
         }
         plateau.saw(metrics["accuracy"])
-        history.append(metrics)
+        last.append(metrics)
+        training.keep(update + 1, visits=done, spent=spent, last=list(last))
         if on_step is not None:
             on_step(update + 1, options.updates, metrics)
     set_running_statistics(student.backbone, (batch.to(device) for batch in memory.batches(64)))
-    last = history[-max(1, options.updates // 10) :]
     means = {name: sum(row[name] for row in last) / len(last) for name in last[0]}
     return Learned(student.backbone.eval(), student.head, means, planned)
 
@@ -170,7 +180,9 @@ def replay(learner: Functional, task: Task, options: BidfMkdOptions) -> tuple[Te
     )
 
 
-def source(teacher: Teacher, options: BidfMkdOptions, unit: float | None, generator: torch.Generator) -> Source | None:
+def source(
+    teacher: Teacher, unit: float | None, *, options: BidfMkdOptions, generator: torch.Generator
+) -> Source | None:
     """A surrogate that stays with its API from visit to visit; None for the zeroth-order estimator, which learns nothing."""
     if options.source == "zeroth-order":
         return None
@@ -198,6 +210,12 @@ class Plateau:
     @property
     def reached(self) -> bool:
         return self._waited >= self._patience
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self._best, self._waited = state["best"], state["waited"]
 
 
 def _settled(student: Learner, adapted: Parameters, images: Tensor) -> nn.Module:

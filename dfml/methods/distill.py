@@ -13,6 +13,7 @@ from torch import Tensor
 from contracts.meta_models import BackboneConfig
 from contracts.methods import DistillAverageOptions
 from dfml.augmentation import augment
+from dfml.checkpoint import Checkpoint
 from dfml.memory import Answers
 from dfml.methods.pqd import ask
 from dfml.nets import Backbone, build
@@ -22,6 +23,7 @@ from dfml.numerics.inner_loop import set_running_statistics
 from dfml.plans import plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher
+from dfml.training import Training
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -61,26 +63,35 @@ def distil(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Averaged:
     """The mean of one network an API; running statistics are measured anew on the pool.
 
+    checkpoint: where the sum of the networks that are done is kept; one that is of the same training is gone on from, to the
+    same weights as without the interruption.
     Raises ValueError where no API answered two images.
     """
     shown = [api for api in range(len(answers.ways)) if int(answers.asked[:, api].sum()) >= 2]
     if not shown:
         raise ValueError("no API answered two images, which is the least to learn from: raise the budget")
-    total = {name: torch.zeros_like(value) for name, value in _start(config, answers, seed).state_dict().items()}
-    loss, done = 0.0, 0
-    for api in shown:
-        asked = answers.asked[:, api]
+    training = Training(
+        checkpoint,
+        [config.model_dump(), options.model_dump(), seed],
+        (answers.images, answers.asked, *answers.probabilities),
+    )
+    start = _start(config, answers, seed).state_dict()
+    total = training.values.get("total") or {name: torch.zeros_like(value) for name, value in start.items()}
+    loss: float = training.values.get("loss", 0.0)
+    for done in range(training.done, len(shown)):
+        asked = answers.asked[:, shown[done]]
 
-        def tell(step: int, _: int, metrics: dict[str, float], before: int = done) -> None:
+        def tell(step: int, _: int, metrics: dict[str, float], before: int = done * options.steps) -> None:
             if on_step is not None:
                 on_step(before + step, len(shown) * options.steps, metrics)
 
         learner, last = one(
             answers.images[asked],
-            answers.probabilities[api][asked],
+            answers.probabilities[shown[done]][asked],
             config,
             seed=seed,
             steps=options.steps,
@@ -91,7 +102,8 @@ def distil(
         )
         for name, value in learner.backbone.cpu().state_dict().items():
             total[name] += value / len(shown) if value.is_floating_point() else 0
-        loss, done = loss + last / len(shown), done + options.steps
+        loss += last / len(shown)
+        training.keep(done + 1, total=total, loss=loss)
     backbone = _start(config, answers, seed)
     backbone.load_state_dict(total)
     set_running_statistics(backbone, torch.split(answers.images, 64))

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import FreeOptions
-from dfml.access import differentiable, pass_cost, probe_cost, white_boxes
+from dfml.access import Differentiable, known_weights, pass_cost, probe_cost, white_boxes
+from dfml.checkpoint import Checkpoint
 from dfml.nets import Backbone
 from dfml.nets.generator import Generator, build_generator
 from dfml.nets.learner import build_learner
@@ -32,6 +33,7 @@ from dfml.plans import rounds_within
 from dfml.procedural import query_set
 from dfml.replay import TaskMemory
 from dfml.teachers import DifferentiableTeacher, Teacher
+from dfml.training import Counts, Training
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epochs done, epochs in all, metrics); it may raise to stop."""
@@ -65,6 +67,7 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Learned:
     """The whole method. With weights it asks nothing: `forward_passes` and `backward_passes` of the teachers say what it cost.
 
@@ -73,13 +76,15 @@ def train(
 
     Metrics: `inversion` (loss), `agreement` (share of recovered images that the teacher takes for what was wanted),
     `distillation` (before the walk), `replay` (accuracy of its last update), `replay_updates`.
+    checkpoint: where the training's state is kept after some epochs; one that is of the same training is gone on from, to the
+    same weights as without the interruption, and nothing that came before it is asked again.
     Raises ValueError where the teachers together have fewer classes than a task, or the budget allows no epoch, and
     `WeightsNeeded` where gradients are those of weights that a teacher does not give; then nothing was asked.
     """
     ways, shape = check(teachers, options)
     epochs, warm_up = epochs_within(options, teachers, queries=queries, queries_per_api=queries_per_api)
     generator = torch.Generator().manual_seed(seed)
-    met = differentiable(teachers, options.gradients, generator=generator)
+    met = Differentiable(teachers, options.gradients, generator=generator)
     net = build_generator(
         latent=options.latent,
         classes=max(teacher.ways for teacher in teachers) if options.conditional else None,
@@ -93,8 +98,14 @@ def train(
     call, theta = functions.logits, functions.parameters
     meta = torch.optim.Adam(net.parameters(), lr=options.meta_rate)
     outer = torch.optim.Adam(theta.values(), lr=options.outer_rate)
-    memory, metrics = TaskMemory(options.memory), dict[str, float]()
-    for epoch in range(epochs):
+    memory = TaskMemory(options.memory)
+    told = [config.model_dump(), options.model_dump(), seed, queries, queries_per_api, [one.ways for one in teachers]]
+    training = Training(checkpoint, told, known_weights(teachers, options.gradients))
+    training.resume(
+        generator, net=net, meta=meta, learner=learner, outer=outer, memory=memory, met=met, counts=Counts(teachers)
+    )
+    metrics: dict[str, float] = training.values.get("metrics", {})
+    for epoch in range(training.done, epochs):
         warm = epoch >= warm_up
         chosen = torch.randperm(len(teachers), generator=generator)[: options.teachers].tolist()
         drawn = [met[index] for index in chosen]
@@ -108,6 +119,7 @@ def train(
             pairs = [(made.images, answer) for made, answer in zip(found, answers, strict=True)]
             metrics |= align(call, theta, pairs, options)
             metrics |= replay(functions, outer, memory, options, generator=generator)
+        training.keep(epoch + 1, metrics=metrics)
         if on_step is not None:
             on_step(epoch + 1, epochs, metrics)
     set_running_statistics(learner, memory.batches(64))

@@ -8,10 +8,10 @@ The backbone that learns the answers of all APIs, each through a linear head of 
 The service does the first three over HTTP, within a budget, and calls `distil` on what came back.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PqdOptions
 from dfml.augmentation import warp
+from dfml.checkpoint import Checkpoint
 from dfml.memory import Answers
 from dfml.nets import Backbone, build
 from dfml.nets.head import build_head, widen
@@ -37,7 +38,7 @@ from dfml.numerics.distillation import (
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher, check_images
-from dfml.training_state import TrainingState, name_of
+from dfml.training import Training
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -47,11 +48,6 @@ More = Callable[[int, int], Answers | None]
 
 APIs already there keep their places; new ones come behind them. It may wait, and it may raise to stop.
 """
-
-
-METRICS = ("loss", "answers", "relation")
-KEPT_EVERY = 100
-"""Steps between two states of a training that keeps a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ def distil(
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
     more: More | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Distilled:
     """Learn all answers jointly: AdamW on a one-cycle schedule, answers reused under flips, shifts, stretches of their image.
 
@@ -145,12 +141,10 @@ def distil(
     give the same weights. With `more`, learning begins on a part of the answers: the number of steps is that of the whole pool,
     and the weights depend on what came before which step.
 
-    checkpoint: a file that the training's state is kept in every `KEPT_EVERY` steps, and gone on from where it is of the same
-    training: the weights are those of one that was never interrupted. It is left there.
-    Raises ValueError where fewer than two images were answered by anyone, and for a checkpoint together with `more`.
+    checkpoint: where the training's state is kept; one that is of the same training is gone on from, to the same weights as
+    without the interruption. `more` must then tell of each step what it told before.
+    Raises ValueError where fewer than two images were answered by anyone.
     """
-    if checkpoint is not None and more is not None:
-        raise ValueError("a checkpoint is of a training whose answers are all there: leave one of both out")
     device = torch.device(device)
     learned = _learned(answers, options, device)
     generator = torch.Generator().manual_seed(seed)
@@ -167,15 +161,17 @@ def distil(
     scale = usual.scale if options.scale is None else options.scale
     decay = usual.weight_decay if options.weight_decay is None else options.weight_decay
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     told = [config.model_dump(), options.model_dump(), seed]
-    name = "" if checkpoint is None else name_of(told, (answers.images, answers.asked, *answers.probabilities))
-    state = TrainingState(nn.ModuleList([backbone, head]), [optimiser], generator, name)
-    if checkpoint is not None:
-        state.restore(checkpoint)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, last_epoch=state.epoch - 1)
-    order = state.more.get("order", torch.empty(0, dtype=torch.int64))
-    history = [dict(zip(METRICS, row, strict=True)) for row in state.more.get("history", torch.empty(0, 3)).tolist()]
-    for step in range(state.epoch, steps):
+    training = Training(checkpoint, told, (answers.images, answers.asked, *answers.probabilities))
+    for step in range(training.done):  # as before the interruption: what it had taken in by then
+        if more is not None and (grown := more(step, steps)) is not None:
+            learned = _learned(grown, options, device)
+            widen(head, sum(grown.ways), optimiser, generator)
+    training.resume(generator, backbone=backbone, head=head, optimiser=optimiser, schedule=schedule)
+    order = training.values.get("order", torch.empty(0, dtype=torch.int64))
+    last = deque(training.values.get("last", ()), max(1, steps // 10))
+    for step in range(training.done, steps):
         if more is not None and (grown := more(step, steps)) is not None:
             learned = _learned(grown, options, device)
             widen(head, sum(grown.ways), optimiser, generator)
@@ -191,15 +187,11 @@ def distil(
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
-        metrics = dict(zip(METRICS, (loss.item(), answer_loss.item(), relation_loss.item()), strict=True))
-        history.append(metrics)
-        if checkpoint is not None and (step + 1) % KEPT_EVERY == 0:
-            rows = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
-            state.epoch, state.more = step + 1, {"order": order, "history": rows}
-            state.save(checkpoint)
+        metrics = {"loss": loss.item(), "answers": answer_loss.item(), "relation": relation_loss.item()}
+        last.append(metrics)
+        training.keep(step + 1, order=order, last=list(last))
         if on_step is not None:
             on_step(step + 1, steps, metrics)
-    last = history[-max(1, steps // 10) :]
     return Distilled(backbone.eval(), head, {name: sum(row[name] for row in last) / len(last) for name in last[0]})
 
 

@@ -14,7 +14,6 @@ The steps are in `dfml.curriculum`. The third part, ICFIL, works when the meta-m
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PurerOptions
 from dfml import curriculum
-from dfml.access import differentiable, pass_cost, probe_cost, white_boxes
+from dfml.access import Differentiable, known_weights, pass_cost, probe_cost, white_boxes
+from dfml.checkpoint import Checkpoint
 from dfml.fusion import average
 from dfml.nets import Backbone
 from dfml.nets.learner import Learner, build_learner
@@ -30,16 +30,10 @@ from dfml.numerics.inner_loop import set_running_statistics
 from dfml.numerics.meta_learners import functional_learner
 from dfml.plans import rounds_within
 from dfml.teachers import Teacher
-from dfml.training_state import TrainingState, name_of
+from dfml.training import Counts, Training
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each update with (updates done, updates in all, metrics); it may raise to stop."""
-
-
-METRICS = ("inversion", "loss", "accuracy", "harder")
-KEPT_EVERY = 100
-"""Updates between two states of a training that keeps a checkpoint."""
-_KEPT = (*METRICS, "best", "stale", "asks")
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     on_step: OnStep | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Learned:
     """The whole method. With weights it asks nothing: `forward_passes` and `backward_passes` of the teachers say what it cost.
 
@@ -78,17 +72,15 @@ def train(
     Metrics: `inversion` (mean L_inv), `accuracy` and `loss` (of the episodes), `harder` (1 where the step on D was
     adversarial).
 
-    checkpoint: with weights alone, a file that the training's state is kept in every `KEPT_EVERY` updates, and gone on from
-    where it is of the same training, to the same weights as without the interruption. It is left there.
+    checkpoint: where the training's state is kept after some updates; one that is of the same training is gone on from, to the
+    same weights as without the interruption, and nothing that came before it is asked again.
     Raises ValueError where the teachers do not fit together, have fewer classes than an episode, or the budget
     allows no update, and `WeightsNeeded`; then nothing was asked.
     """
     shape = check(teachers, options)
-    if checkpoint is not None and options.gradients.source != "weights":
-        raise ValueError(f"a checkpoint goes with weights alone, what {options.gradients.source} learned is not in it")
     inversions = inversions_within(options, teachers, queries=queries, queries_per_api=queries_per_api)
     generator = torch.Generator().manual_seed(seed)
-    met = differentiable(teachers, options.gradients, generator=generator)
+    met = Differentiable(teachers, options.gradients, generator=generator)
     learner = start(teachers, config, options, shape, generator).to(device)
     functions = functional_learner(learner)
     images = [
@@ -98,41 +90,40 @@ def train(
     on_images = torch.optim.Adam(images, lr=options.image_rate)  # one for the whole pseudo data set
     outer = torch.optim.Adam(functions.parameters.values(), lr=options.outer_rate)
     switch = curriculum.Switch(first=options.adversarial_from, patience=options.patience)
-    harder, inversion, metrics = False, 0.0, dict[str, float]()
-    state = None
-    if checkpoint is not None:
-        both = nn.ModuleList([learner, nn.ParameterList(images)])
-        held = (tensor.cpu() for teacher in white_boxes(teachers) for tensor in teacher.weights().values())
-        name = name_of([config.model_dump(), options.model_dump(), seed], held)
-        state = TrainingState(both, [on_images, outer], generator, name)
-        state.restore(checkpoint)
-        if state.epoch:
-            kept = dict(zip(_KEPT, state.more["kept"].tolist(), strict=True))
-            switch.best, switch.stale, harder = kept["best"], int(kept["stale"]), bool(kept["asks"])
-            metrics = {name: kept[name] for name in METRICS}
-            inversion = metrics["inversion"]
-    for update in range(0 if state is None else state.epoch, options.updates):
+    told = [config.model_dump(), options.model_dump(), seed, queries, queries_per_api, [one.ways for one in teachers]]
+    training = Training(checkpoint, told, known_weights(teachers, options.gradients))
+    pseudo, counts = nn.ParameterList(images), Counts(teachers)
+    training.resume(
+        generator,
+        learner=learner,
+        pseudo=pseudo,
+        on_images=on_images,
+        outer=outer,
+        switch=switch,
+        met=met,
+        counts=counts,
+    )
+    harder: bool = training.values.get("harder", False)
+    metrics: dict[str, float] = training.values.get("metrics", {"inversion": 0.0})
+    for update in range(training.done, options.updates):
+        inversion = metrics["inversion"]
         if update < inversions:
-            drawn = torch.randperm(len(met), generator=generator)[: options.teachers or len(met)].tolist()
+            drawn = torch.randperm(len(teachers), generator=generator)[: options.teachers or len(teachers)].tolist()
             inversion = curriculum.invert(met, images, drawn, on_images, options, generator=generator)
             if harder and options.adversarial:
-                curriculum.ask_for_harder(functions, images, met, options, generator=generator)
+                curriculum.ask_for_harder(functions, images, teachers, options, generator=generator)
             curriculum.take_step(on_images, images)
         loss, accuracy = curriculum.learn(
-            functions, outer, curriculum.by_class(images, met), options, generator=generator
+            functions, outer, curriculum.by_class(images, teachers), options, generator=generator
         )
         metrics = {"inversion": inversion, "loss": loss, "accuracy": accuracy, "harder": float(harder)}
         harder = switch.asks(update, accuracy)
-        if state is not None and checkpoint is not None and (update + 1) % KEPT_EVERY == 0:
-            kept = {**metrics, "best": switch.best, "stale": float(switch.stale), "asks": float(harder)}
-            state.epoch = update + 1
-            state.more = {"kept": torch.tensor([kept[name] for name in _KEPT], dtype=torch.float64)}
-            state.save(checkpoint)
+        training.keep(update + 1, harder=harder, metrics=metrics)
         if on_step is not None:
             on_step(update + 1, options.updates, metrics)
     set_running_statistics(learner, _mixed([image.detach() for image in images]))
-    pseudo = [image.detach().view(teacher.ways, -1, *shape) for image, teacher in zip(images, teachers, strict=True)]
-    return Learned(learner.backbone.eval(), learner.head, pseudo, metrics)
+    made = [image.detach().view(teacher.ways, -1, *shape) for image, teacher in zip(images, teachers, strict=True)]
+    return Learned(learner.backbone.eval(), learner.head, made, metrics)
 
 
 def start(

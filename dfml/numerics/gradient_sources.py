@@ -46,6 +46,12 @@ class Source(Protocol):
         loss: `<c, a(x)>`, a query a point; value: (n,), it at the images; cotangent: c (n, ways).
         """
 
+    def state_dict(self) -> dict[Any, Any]:
+        """What it has learned so far."""
+
+    def load_state_dict(self, state: dict[Any, Any], /) -> None:
+        """Go on from what it had learned."""
+
 
 @dataclass
 class ZerothOrder:
@@ -65,6 +71,12 @@ class ZerothOrder:
     def gradient(self, loss: Values, images: Tensor, value: Tensor, cotangent: Tensor) -> Tensor:
         estimate = self.estimator.estimate(loss, images, step=self.step, generator=self.generator, centre=value)
         return estimate.gradient
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        """Nothing."""
 
 
 class Surrogate:
@@ -111,6 +123,15 @@ class Surrogate:
             (slope,) = torch.autograd.grad(told, [points])
         return slope.to(images)
 
+    def state_dict(self) -> dict[Any, Any]:
+        parts = {"network": self._network.state_dict(), "optimiser": self._optimiser.state_dict()}
+        return {**parts, "images": self._images, "answers": self._answers}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self._network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._images, self._answers = state["images"], state["answers"]
+
 
 class Guided:
     """The projection of the gradient on the surrogate's direction and `estimator`'s, which are made orthogonal to it.
@@ -138,6 +159,12 @@ class Guided:
         units = torch.linalg.qr(lines).Q.permute(2, 0, 1).reshape(-1, *images.shape)
         slopes = (loss(images + self._step * units) - value) / self._step
         return torch.einsum("kn,kn...->n...", slopes, units)
+
+    def state_dict(self) -> dict[Any, Any]:
+        return self._surrogate.state_dict()
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self._surrogate.load_state_dict(state)
 
 
 def guided_cosine(alpha: float, directions: int, dimension: int) -> float:

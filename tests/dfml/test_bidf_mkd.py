@@ -109,7 +109,7 @@ def test_a_set_by_a_surrogate_costs_what_the_formula_says_and_finds_its_classes(
     change = {"source": source, "antithetic": False, "eight_bit": eight_bit, "step": 0.5, "generator_rate": 0.05}
     options = SMALL.model_copy(update={"images_per_class": 3, "iterations": iterations, **change})
     told = recovery(teacher, options)
-    found = recover(replace(told, source=bidf_mkd.source(teacher, options, None, told.generator)))
+    found = recover(replace(told, source=bidf_mkd.source(teacher, None, options=options, generator=told.generator)))
     assert teacher.queries == 3 * 3 * (cost * iterations + 1)
     assert 2 * teacher.queries == visit_cost(options, ways=3, images=3, iterations=iterations)
     assert (found.answers.argmax(-1) == found.labels).float().mean() > 0.7

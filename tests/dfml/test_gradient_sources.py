@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contracts.methods import GradientOptions
-from dfml.access import PROBE, WeightsNeeded, differentiable, gradient_cost, pass_cost, probe_cost
+from dfml.access import PROBE, Differentiable, WeightsNeeded, gradient_cost, pass_cost, probe_cost
 from dfml.datasets import Dataset
 from dfml.numerics.gradient_sources import Asked, Guided, Surrogate, ZerothOrder, guided_cosine
 from dfml.numerics.zeroth_order import Estimator, Values
@@ -128,7 +128,7 @@ def test_queries_are_those_of_the_formula(
     make_teacher, images: Tensor, options: GradientOptions, generator: torch.Generator
 ) -> None:
     teacher = make_teacher(0)
-    (asked,) = differentiable([teacher], options, generator=generator)
+    asked = Differentiable([teacher], options, generator=generator)[0]
     assert teacher.queries == probe_cost(options) == PROBE
     shown = torch.rand(4, 3, 16, 16, generator=generator).requires_grad_()
     F.cross_entropy(asked.logits(shown), torch.zeros(4, dtype=torch.int64)).backward()
@@ -144,9 +144,9 @@ def test_weights_of_black_boxes_are_refused_before_anything_is_asked(make_teache
     assert isinstance(white, WhiteBoxTeacher)
     assert not isinstance(black, WhiteBoxTeacher)
     with pytest.raises(WeightsNeeded, match="1 of 2 APIs do not publish their weights"):
-        differentiable([white, black], GradientOptions(), generator=generator)
+        Differentiable([white, black], GradientOptions(), generator=generator)
     assert (black.queries, white.queries) == (0, 0)
-    assert differentiable([white], GradientOptions(), generator=generator) == [white]
+    assert Differentiable([white], GradientOptions(), generator=generator)[0] is white
 
 
 def test_rounded_answers_take_longer_steps(make_teacher, generator: torch.Generator) -> None:
@@ -157,5 +157,5 @@ def test_rounded_answers_take_longer_steps(make_teacher, generator: torch.Genera
     fine = make_teacher(0)
     coarse = Rounded(fine.module, ways=3, input_shape=(3, 16, 16))
     options = GradientOptions(source="zeroth-order")
-    one, two = (differentiable([teacher], options, generator=generator)[0] for teacher in (fine, coarse))
+    one, two = (Differentiable([teacher], options, generator=generator)[0] for teacher in (fine, coarse))
     assert two.source.step > 5 * one.source.step  # type: ignore[attr-defined]

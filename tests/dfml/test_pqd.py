@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,44 +173,6 @@ def test_answers_that_come_later_are_taken_in(
         assert not torch.equal(
             weights(one.backbone)["blocks.0.conv.weight"], weights(other.backbone)["blocks.0.conv.weight"]
         )
-
-
-@pytest.mark.parametrize("apis_per_image", [2, 3])
-def test_a_stopped_training_goes_on_to_the_same_weights(
-    teachers: list[ModuleTeacher], tiny: BackboneConfig, images: Tensor, tmp_path: Path, apis_per_image: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Stopped in its first pass over the pool, and again in a later one."""
-    monkeypatch.setattr(pqd, "KEPT_EVERY", 2)
-    options = PqdOptions(steps=8, batch=12, apis_per_image=apis_per_image)
-    planned = plan(options, queries=80, queries_per_api=None, apis=3, seed=0)
-    answers = pqd.ask(teachers, images[: planned.images], planned)
-    whole = pqd.distil(answers, tiny, options, seed=3)
-    path = tmp_path / "state.safetensors"
-
-    def stop_at(last: int) -> Callable[..., None]:
-        def on_step(step: int, steps: int, metrics: dict[str, float]) -> None:
-            if step == last:
-                raise KeyboardInterrupt
-
-        return on_step
-
-    for last in (3, 7):
-        with pytest.raises(KeyboardInterrupt):
-            pqd.distil(answers, tiny, options, seed=3, checkpoint=path, on_step=stop_at(last))
-    told: list[int] = []
-    parts = pqd.distil(answers, tiny, options, seed=3, checkpoint=path, on_step=lambda step, *_: told.append(step))
-    assert told == [7, 8]
-    assert parts.metrics == whole.metrics
-    one, two = weights(whole.backbone), weights(parts.backbone)
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert torch.equal(whole.head.weight, parts.head.weight)
-
-    other = pqd.distil(answers, tiny, options, seed=4, checkpoint=path)
-    plain = pqd.distil(answers, tiny, options, seed=4)
-    assert torch.equal(other.head.weight, plain.head.weight)
-    with pytest.raises(ValueError, match="leave one of both out"):
-        pqd.distil(answers, tiny, options, seed=3, checkpoint=path, more=lambda *_: None)
 
 
 @pytest.mark.parametrize(("queries", "each", "shown"), [(60, 3, 20), (300, 3, 40), (90, 1, 40)])

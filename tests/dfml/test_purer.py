@@ -1,7 +1,6 @@
 """PURER: every teacher weighs the same, one optimiser over the pseudo data, the switch, and what it learns on a toy."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from dfml.datasets import Dataset
 from dfml.evaluate import evaluate
 from dfml.fusion import average
 from dfml.methods import purer
-from dfml.nets import weights
 from dfml.nets.learner import build_learner
 from dfml.numerics.inversion import Terms, inversion_loss, noise_images, roll
 from dfml.numerics.meta_learners import functional_learner, maml_loss
@@ -72,41 +70,6 @@ def test_images_of_teachers_not_drawn_stay(make_teacher: MakeTeacher, options: P
         moved = [not torch.equal(image, old) for image, old in zip(images, before, strict=True)]
         assert moved == [index in drawn for index in range(2)]
         assert all(image.min() >= 0 and image.max() <= 1 for image in images)
-
-
-def test_a_stopped_training_goes_on_to_the_same_weights(
-    make_teacher: MakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped before a harder step that was asked for, and images of teachers drawn or not in between."""
-    monkeypatch.setattr(purer, "KEPT_EVERY", 2)
-    teachers = [make_teacher(0), make_teacher(1)]
-    options = PurerOptions.model_validate({**SMALL, "updates": 5, "teachers": 1})
-    path = tmp_path / "state.safetensors"
-    whole = purer.train(teachers, CONFIG, options, seed=0)
-
-    def stop(update: int, updates: int, metrics: dict[str, float]) -> None:
-        if update == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        purer.train(teachers, CONFIG, options, seed=0, checkpoint=path, on_step=stop)
-    told: list[float] = []
-    for expected in ([3, 4, 5], [5]):
-        told.clear()
-        parts = purer.train(
-            teachers, CONFIG, options, seed=0, checkpoint=path, on_step=lambda update, *_: told.append(update)
-        )
-        assert told == expected
-        assert parts.metrics == whole.metrics
-        one, two = weights(whole.backbone), weights(parts.backbone)
-        assert all(torch.equal(one[name], two[name]) for name in one)
-        assert all(torch.equal(*both) for both in zip(whole.pseudo, parts.pseudo, strict=True))
-    others = [make_teacher(0), make_teacher(2)]
-    plain, passed = (purer.train(others, CONFIG, options, seed=0, checkpoint=at) for at in (None, path))
-    assert torch.equal(plain.head.weight, passed.head.weight)
-    black = options.model_copy(update={"gradients": GradientOptions(source="surrogate")})
-    with pytest.raises(ValueError, match="with weights alone"):
-        purer.train(teachers, CONFIG, black, queries=10_000, seed=0, checkpoint=path)
 
 
 def test_the_switch_asks_at_its_first_update_and_then_when_learning_stalls() -> None:
