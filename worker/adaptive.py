@@ -1,8 +1,9 @@
 """Methods that ask as they go: the learner asks the APIs itself, on the same books as everybody.
 
 In the training thread each API is a `dfml` teacher. What it asks goes to the event loop, to the same `RemoteTeacher` that asks
-planned images: reserve, send, store, settle. Whoever takes the job up again trains from the start; the same seed makes the same
-images, and what was settled is read from the store instead of being asked again: the digest of each request says so.
+planned images: reserve, send, store, settle. Whoever takes the job up again trains as the one before did; the same seed makes
+the same images, and what was settled is read from the store instead of being asked again: the digest of each request says so.
+With a checkpoint of the training it begins there, and each API counts on from the images that it had been asked by then.
 
 Where the method takes published weights, the teachers are built from those that acquisition kept, and nothing is asked.
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 from client.errors import MetazooError
 from contracts.jobs import JobError
 from dfml.access import WeightsNeeded
+from dfml.checkpoint import Checkpoint
 from dfml.methods import METHODS
 from dfml.teachers import ModuleTeacher, Teacher, check_images, white_box
 from meta_server.store.stored_job import StoredJob
@@ -112,7 +114,9 @@ class Asked:
         )
 
 
-async def learn_from_apis(context: Context, job: StoredJob, watch: Watch, *, device: str, on_step: OnStep) -> Any:
+async def learn_from_apis(
+    context: Context, job: StoredJob, watch: Watch, *, device: str, on_step: OnStep, checkpoint: Checkpoint
+) -> Any:
     """What the job's method learned, asking the APIs that are left, within the budget.
 
     Raises `JobFault` where the method cannot work with these APIs or this budget, before anything is spent, and where an API
@@ -136,6 +140,7 @@ async def learn_from_apis(context: Context, job: StoredJob, watch: Watch, *, dev
                 seed=request.seed,
                 device=device,
                 on_step=on_step,
+                checkpoint=checkpoint,
             )
             if not whites:
                 return done

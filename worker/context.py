@@ -50,6 +50,7 @@ class Context:
     drain: float = DRAIN
     give_back: float = GIVE_BACK
     turn: float = TURN
+    checkpoint_every: float = 30.0  # seconds between two states of a training that are kept
     renew_every: float = RENEW_EVERY
 
     async def begin(self, job_id: str) -> None:
@@ -91,6 +92,7 @@ async def open_context(
             data=settings.data,
             patience=settings.patience,
             timeout=settings.timeout,
+            checkpoint_every=settings.checkpoint_every,
             holder=holder,
             stopping=stopping,
         )

@@ -1,7 +1,8 @@
 """Trains the meta-model of a job from the answers its APIs gave, evaluates it and publishes it.
 
-A checkpoint after each phase: whoever takes the job up again skips what is done. Torch runs in a thread; the event loop
-renews the lease, reports, and carries the word to stop into the thread.
+A checkpoint after each phase, and within the training every so often: whoever takes the job up again skips what is done, and
+makes the same meta-model. Torch runs in a thread; the event loop renews the lease, reports, and carries the word to stop into
+the thread.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from metering.records import MoveRefused
 from metering.tasks import end
 from worker.adaptive import learn_from_apis
 from worker.arrivals import Arrivals, GaveWay
+from worker.checkpoints import JobCheckpoint
 from worker.context import Context
 from worker.devices import compute, first, gpus
 from worker.failures import JobFault
@@ -99,9 +101,11 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
     await context.store.work.phase(job.id, watch.lease, Phase.META_TRAIN)
     arrivals = Arrivals(context, job, watch)
     async with _reporting(context, job.id, Phase.META_TRAIN, watch) as report:
+        checkpoint = JobCheckpoint(context, job, watch, told=report.warn)
         if METHODS[request.method.name].adaptive:
-            done = await learn_from_apis(context, job, watch, device=first(request.device), on_step=report.step)
-            return await _kept(context, job, done.backbone.cpu(), done.metrics, watch)
+            device = first(request.device)
+            done = await learn_from_apis(context, job, watch, device=device, on_step=report.step, checkpoint=checkpoint)
+            return await _kept(context, job, done.backbone.cpu(), done.metrics, checkpoint, watch)
         try:
             answers = await arrivals.begin()
             more = {"more": arrivals.more} if arrivals.early else {}
@@ -111,23 +115,36 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
                 if part > 1 and hasattr(options, "batch"):
                     options = options.model_copy(update={"batch": max(4, options.batch // part)})
                 done = METHODS[options.name].learn(
-                    answers, config, options, seed=request.seed, device=device, on_step=report.step, **more
+                    answers,
+                    config,
+                    options,
+                    seed=request.seed,
+                    device=device,
+                    on_step=report.step,
+                    checkpoint=checkpoint,
+                    **more,
                 )
                 return done.backbone.cpu(), done.metrics
 
             backbone, metrics = await asyncio.to_thread(compute, request.device, train, told=report.warn)
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
-    return await _kept(context, job, backbone, metrics, watch)
+        return await _kept(context, job, backbone, metrics, checkpoint, watch)
 
 
 async def _kept(
-    context: Context, job: StoredJob, backbone: Backbone, metrics: dict[str, float], watch: Watch
+    context: Context,
+    job: StoredJob,
+    backbone: Backbone,
+    metrics: dict[str, float],
+    checkpoint: JobCheckpoint,
+    watch: Watch,
 ) -> tuple[Backbone, dict[str, float]]:
-    """Both, once they are checkpointed."""
+    """Both, once they are checkpointed, in the place of where the training stood."""
     stem = f"jobs/{job.id}/checkpoints/backbone-{watch.lease.fence}"
     path = await asyncio.to_thread(context.artifacts.keep, stem, ".safetensors", to_safetensors(weights(backbone)))
     await context.store.work.checkpoint(job.id, watch.lease, "backbone", json.dumps({"path": path, "metrics": metrics}))
+    await checkpoint.forget()
     return backbone, metrics
 
 

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         validation_alias="METAZOO_TIMEOUT",
         description="Seconds in which an API must have answered in full.",
     )
+    checkpoint_every: float = Field(
+        30.0,
+        ge=0,
+        validation_alias="METAZOO_CHECKPOINT_EVERY",
+        description="Seconds between two states of a training that are kept, to go on from if the learner is killed.",
+    )
 
     @field_validator("allow", mode="before")
     @classmethod

@@ -1,7 +1,8 @@
 """Every method by its name: how it trains, the options it takes, and whether all it asks is planned before it asks.
 
 `train(teachers, config, options, *, queries, queries_per_api, seed, device, on_step)` gives something with a `backbone` and
-`metrics`. What a method needs of its teachers is in the type of `teachers`, or follows from `options.gradients`.
+`metrics`; methods that ask as they go, and `distil` of those that do not, take a `checkpoint` too. What a method needs of its
+teachers is in the type of `teachers`, or follows from `options.gradients`.
 """
 
 from collections.abc import Callable

@@ -20,11 +20,17 @@ import httpx
 import psutil
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 from PIL import Image
 from redis.asyncio import Redis
 
 from contracts.access import DEFAULT_TENANT
 from contracts.jobs import JobStatus
+from dfml.checkpoint import decode
+from dfml.memory import Answers
+from dfml.methods import pqd
+from dfml.nets import weights
 from meta_server import reaper
 from meta_server.app import create_app
 from meta_server.background import running
@@ -38,6 +44,7 @@ from meta_server.store.secrets import Secrets
 from metering import leases
 from metering.leases import UNLIMITED, Leases
 from metering.scripts import MICROSECONDS, Scripts, connect
+from worker.queries import queries_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -107,14 +114,17 @@ def secret_key() -> str:
 def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(queue: str, *, allow: str, concurrency: int = 1, artifacts: str | None = None) -> subprocess.Popen[bytes]:
-        environment = os.environ | {
+    def start(
+        queue: str, *, allow: str, concurrency: int = 1, artifacts: str | None = None, **more: str
+    ) -> subprocess.Popen[bytes]:
+        own = {
             "REDIS_URL": redis_url,
             "METAZOO_ARTIFACTS": artifacts or str(tmp_path / "artifacts"),
             "METAZOO_SECRET_KEY": secret_key,
             "METAZOO_ALLOW": allow,
             "OMP_NUM_THREADS": "1",
         }
+        environment = os.environ | own | more
         queues = ACQUIRE_QUEUES if queue == ACQUIRE_QUEUE else LEARN_QUEUES
         code = START.format(queue=queue, queues=queues, concurrency=concurrency)
         with (tmp_path / f"{queue}-{len(started)}.log").open("wb") as log:
@@ -338,6 +348,58 @@ async def test_a_killed_worker_costs_a_lease_and_no_answer(
     async with running(Reaper(store, queue, redis, beat=reaper.BEAT).run()):
         ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 640
+
+
+async def test_a_killed_learner_is_followed_by_one_that_goes_on_from_its_checkpoint(
+    store: JobStore,
+    redis: Redis,
+    queue: Queue,
+    api: Any,
+    request_of: Any,
+    serve: Any,
+    start_worker: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("EVERY", "SECONDS", "PATIENCE", "BEAT"):
+        monkeypatch.setattr(reaper, name, getattr(reaper, name) / 15)
+    served = serve(one := api())
+    start_worker("acquire", allow=served.host)
+    learner = start_worker("learn.cpu", allow=served.host, METAZOO_CHECKPOINT_EVERY="0")
+    request = request_to(request_of, served, budget={"queries": 64})
+    request = request.model_copy(update={"method": request.method.model_copy(update={"steps": 300})})
+    job, _ = await store.create(request)
+    queue.begin([job.id])
+    while "training" not in (await store.load(job.id)).checkpoints:
+        assert learner.poll() is None
+        await asyncio.sleep(0.02)
+    killed = [*psutil.Process(learner.pid).children(recursive=True), learner]
+    for process in killed:
+        process.kill()
+    for process in killed:
+        process.wait()
+    stored = await store.load(job.id)
+    assert "backbone" not in stored.checkpoints
+    artifacts = Artifacts(str(tmp_path / "artifacts"))
+    done = decode(artifacts.recall(json.loads(stored.checkpoints["training"])["path"]))["done"]
+    before = len((await store.events.metrics(job.id)).items)
+    # let the lease run out now instead of in 45 s
+    await redis.hset(keys.job(job.id, "leases"), "deadline:learn", "1")  # type: ignore[misc]
+    start_worker("learn.cpu", allow=served.host)
+    async with running(Reaper(store, queue, redis, beat=reaper.BEAT).run()):
+        ended = await until(store, job.id, lambda job: job.finished_at is not None)
+    assert ended.status == JobStatus.SUCCEEDED, ended.error
+    told = (await store.events.metrics(job.id)).items[before:]
+    assert all(point.step > done for point in told)
+    assert ended.budget.confirmed == one.charged == 64
+
+    torch.set_num_threads(1)
+    pool = queries_of(request, (3, 16, 16)).images(range(64))
+    answers = Answers(torch.from_numpy(pool), [torch.from_numpy(one.answer(pool))], torch.ones(64, 1, dtype=torch.bool))
+    wanted = weights(pqd.distil(answers, request.meta_model, request.method, seed=0).backbone)
+    (path,) = artifacts.list(f"jobs/{job.id}/checkpoints")
+    got = safetensors.torch.load(artifacts.recall(path))
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
 async def test_a_job_is_paused_and_resumed_without_losing_an_answer(
