@@ -13,10 +13,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from api_zoo.compiled import Compiled
 from api_zoo.inference import Model, Published, folded
 from api_zoo.weights import Shelf
 from contracts.problems import faults
 from contracts.zoo import SUFFIXES, Manifest, Network, PublishedWeights, TeacherEntry, parse_serving
+from dfml.nets import Classifier
 from dfml.teachers import BadTeacher, ModuleTeacher, check_weights, load_teacher
 
 MANIFEST = "manifest.json"
@@ -84,7 +86,7 @@ def open_folder(
         try:
             models[name] = Model(
                 name,
-                partial(shelf.get, name, partial(_network, path, manifest, entry, device)),
+                partial(shelf.get, name, partial(_network, path, manifest, entry, device, half)),
                 entry.classes,
                 network.input,
                 policy=told_policy or entry.response_policy,
@@ -155,8 +157,11 @@ def write_whole(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _network(path: Path, manifest: Manifest, entry: TeacherEntry, device: torch.device | str) -> nn.Module:
-    return folded(_teacher(path, manifest, entry).module, device)
+def _network(path: Path, manifest: Manifest, entry: TeacherEntry, device: torch.device | str, half: bool) -> nn.Module:
+    module = _teacher(path, manifest, entry).module
+    if isinstance(module, Classifier) and torch.device(device).type == "cpu" and not half:
+        return Compiled(module)
+    return folded(module, device)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

@@ -1,8 +1,9 @@
 """The inference engine: classifiers frozen for answering, and the check of what they are asked.
 
-Batch norm is folded into the convolutions, memory is `channels_last`, and batches run in chunks whose activations stay in
-the cache. What an image is answered does not depend on what it is computed with: kernels change their order of summation for
-very few rows alone, so fewer are filled up. Nothing here knows HTTP.
+Our own networks run on a CPU as `api_zoo.compiled` has them. For all else, PyTorch's own kernels: batch norm is folded into
+the convolutions, memory is `channels_last`, and batches run in chunks whose activations stay in the cache. What an image is
+answered does not depend on what it is computed with: those kernels change their order of summation for very few rows alone,
+so fewer are filled up. Nothing here knows HTTP.
 """
 
 import math
@@ -26,7 +27,8 @@ from dfml.teachers import CHUNK
 INPUT, OUTPUT = "images", "probabilities"
 DTYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
 FEWEST = 2
-"""Images that are computed at least: one alone goes through other kernels, which round otherwise."""
+"""Images that PyTorch computes at least: one alone goes through other kernels, which round otherwise. Modules that have an
+attribute `fewest` say their own number."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -157,9 +159,9 @@ class Model:
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:
-    count = len(images)
-    if count < FEWEST:
-        images = images.expand(FEWEST, -1, -1, -1)
+    count, fewest = len(images), getattr(module, "fewest", FEWEST)
+    if count < fewest:
+        images = images.expand(fewest, -1, -1, -1)
     answers: Tensor = module(images).float().softmax(-1)
     return answers[:count]
 

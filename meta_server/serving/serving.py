@@ -14,7 +14,8 @@ from anyio import to_thread
 from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
-from api_zoo.inference import Model, folded
+from api_zoo.compiled import Compiled
+from api_zoo.inference import Model
 from contracts.adaptation import AdaptedModel, AdaptRequest, Prediction, PredictRequest, PredictResponse, Task
 from contracts.meta_models import CompareRequest, Comparison, MetaModel
 from dfml import adapted, io
@@ -34,10 +35,10 @@ SUPPORT = "support.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A meta-model's network: as it was trained, to adapt it, and folded, to answer with frozen features."""
+    """A meta-model's network: as it was trained, to adapt it, and compiled, to answer with frozen features."""
 
     backbone: Backbone
-    fast: Backbone
+    fast: Compiled
 
 
 class Serving:
@@ -131,8 +132,8 @@ class Serving:
         async def load() -> tuple[Loaded, int]:
             where = await self._meta_models.folder(model.id)
             backbone = await to_thread.run_sync(_load, self._artifacts, where)
-            fast = cast(Backbone, folded(backbone))
-            return Loaded(backbone, fast), adapted.size(backbone) + adapted.size(fast)
+            fast = Compiled(backbone)
+            return Loaded(backbone, fast), adapted.size(backbone) + fast.held_bytes
 
         return await self._memory.get(model.id, load)
 
@@ -148,7 +149,7 @@ def _load_adapted(artifacts: Artifacts, model: AdaptedModel, origin: Loaded) -> 
             raise io.BadModel(f"{name} of {model.id} was damaged or altered: delete it, and adapt again")
     network, _ = adapted.load(held, origin.backbone)
     shared = network.backbone is origin.backbone
-    return TaskNetwork(origin.fast if shared else cast(Backbone, folded(network.backbone)), network.head)
+    return TaskNetwork(cast(Backbone, origin.fast if shared else Compiled(network.backbone)), network.head)
 
 
 def _write(artifacts: Artifacts, where: str, files: Mapping[str, bytes]) -> None:

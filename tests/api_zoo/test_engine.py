@@ -1,17 +1,19 @@
 """Small requests are computed together, nobody waits without need, and neighbours change no bit of an answer."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 import torch
 
+from api_zoo.compiled import Compiled
 from api_zoo.engine import Engine
 from api_zoo.inference import Model, folded
 from api_zoo.weights import Shelf
 from contracts.zoo import Normalisation
-from dfml.nets import build_classifier
+from dfml.nets import Classifier, build_classifier
 from dfml.teachers import CHUNK
 
 pytestmark = pytest.mark.anyio
@@ -20,9 +22,18 @@ SHAPE = (3, 32, 32)
 NORMALISE = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 
 
-def network(seed: int = 0, shape: tuple[int, int, int] = SHAPE, width: int = 8) -> torch.nn.Module:
+Frozen = Callable[[Classifier], torch.nn.Module]
+
+
+def network(
+    seed: int = 0,
+    shape: tuple[int, int, int] = SHAPE,
+    width: int = 8,
+    backbone: str = "conv4",
+    frozen: Frozen = folded,
+) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    return folded(build_classifier(width, shape, 5, normalisation=NORMALISE, generator=generator))
+    return frozen(build_classifier(width, shape, 5, normalisation=NORMALISE, backbone=backbone, generator=generator))
 
 
 class Counting(Model):
@@ -50,9 +61,24 @@ def images(n: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, 256, (n, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("shape", "width"), [(SHAPE, 32), ((3, 28, 28), 64), ((3, 84, 84), 16)])
-def test_neighbours_change_no_bit_of_an_answer(shape: tuple[int, int, int], width: int) -> None:
-    model = Model("m", network(shape=shape, width=width), list("abcde"), shape, policy="round:3")
+@pytest.mark.parametrize(
+    ("frozen", "backbone", "shape", "width"),
+    [
+        (folded, "conv4", SHAPE, 32),
+        (folded, "conv4", (3, 28, 28), 64),
+        (folded, "conv4", (3, 84, 84), 16),
+        (Compiled, "conv4", SHAPE, 32),
+        (Compiled, "conv4", (3, 28, 28), 64),
+        (Compiled, "conv4", (3, 84, 84), 13),
+        (Compiled, "resnet10", SHAPE, 8),
+        (Compiled, "resnet18", (3, 21, 30), 6),
+    ],
+)
+def test_neighbours_change_no_bit_of_an_answer(
+    frozen: Frozen, backbone: str, shape: tuple[int, int, int], width: int
+) -> None:
+    module = network(shape=shape, width=width, backbone=backbone, frozen=frozen)
+    model = Model("m", module, list("abcde"), shape, policy="round:3")
     sent = torch.rand((CHUNK, *shape), generator=torch.Generator().manual_seed(2))
     together = model.predict(sent)
     for size in (1, 2, 3, 5, 8, 31, 63):
