@@ -101,7 +101,7 @@ def start(
 
     app.worker_main(
         [
-            "worker",
+            *("--quiet", "worker"),  # no banner: each line of the log is JSON, and the queues are some hundred
             *("--queues", ",".join(queues), "--hostname", f"{name}@%h", "--concurrency", str(concurrency)),
             # waiting for APIs takes no process each; a learner that is killed must not take its worker along
             *("--pool", "prefork" if learns else "threads"),
