@@ -23,7 +23,7 @@ from benchmarks.faults import build_zoo, submit
 from client import Metazoo
 from client.errors import MetazooError
 
-# Query sets of all jobs together: a worker keeps 64 MiB of query images, which would else fill up for hundreds of jobs.
+# Query sets of all jobs together: a worker keeps 128 MiB of query images, which would else fill up for hundreds of jobs.
 SEEDS = 8
 
 

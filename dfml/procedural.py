@@ -12,6 +12,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,12 +80,13 @@ def query_set(mixture: Mapping[Source, float], *, seed: int, size: tuple[int, in
 
 
 class _BlockCache:
-    """The blocks used last, up to `limit` bytes: one pool is asked about by many APIs at about the same time."""
+    """The blocks used last, up to `limit` bytes, each made once: many APIs are asked about one pool at about the same time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
         self._blocks: OrderedDict[tuple[QuerySet, int], NDArray[np.uint8]] = OrderedDict()
+        self._making: dict[tuple[QuerySet, int], Future[NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
     def get(self, queries: QuerySet, block: int) -> NDArray[np.uint8]:
@@ -93,17 +95,26 @@ class _BlockCache:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 return self._blocks[key]
-        made = _make_block(queries, block)  # outside the lock: two threads may make the same block, to the same bytes
+            waiting = self._making.get(key)
+            if waiting is None:
+                making = self._making[key] = Future()
+        if waiting is not None:
+            return waiting.result()
+        try:
+            making.set_result(_make_block(queries, block))
+        except BaseException as error:
+            making.set_exception(error)
         with self._lock:
-            if key not in self._blocks:
-                self._blocks[key] = made
-                self._held += made.nbytes
+            del self._making[key]
+            made = making.result()
+            self._blocks[key] = made
+            self._held += made.nbytes
             while self._held > self._limit and len(self._blocks) > 1:
                 self._held -= self._blocks.popitem(last=False)[1].nbytes
         return made
 
 
-_BLOCKS = _BlockCache(64 * 2**20)
+_BLOCKS = _BlockCache(128 * 2**20)  # of all pools of a process: some 40,000 images of 32 x 32
 
 
 def _make_block(queries: QuerySet, block: int) -> NDArray[np.uint8]:

@@ -1,9 +1,7 @@
 """Which images a job asks about, and which API is asked about which: the same each time, from the request alone."""
 
-import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,6 @@ from contracts.methods import ProceduralQueries
 from dfml.plans import Plan, plan
 from dfml.procedural import QuerySet, query_set
 
-KEPT = 64 * 2**20  # bytes of one pool's images
 JOBS = 4
 
 
@@ -38,46 +35,10 @@ def _plan(
 
 
 def queries_of(request: JobRequest, input_shape: tuple[int, int, int]) -> QuerySet:
-    """The pool of images that the plan's indices mean, of the job's input shape."""
+    """The pool of images that the plan's indices mean, of the job's input shape. Made once for all APIs that a process asks."""
     _, height, width = input_shape
     method = request.method if isinstance(request.method, ProceduralQueries) else ProceduralQueries()
     return query_set(method.mixture, seed=request.seed, size=(height, width))
-
-
-class SharedImages:
-    """A pool whose images are made once for all APIs that a process asks; the newest are kept, up to `KEPT` bytes."""
-
-    def __init__(self, queries: QuerySet) -> None:
-        self._queries = queries
-        self._made: dict[int, NDArray[np.uint8]] = {}
-        self._lock = threading.Lock()
-
-    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pool indices -> uint8 (n, 3, height, width). May be called in any thread."""
-        with self._lock:
-            missing = [index for index in indices.tolist() if index not in self._made]
-            if missing:
-                made = self._queries.images(np.array(missing, np.int64))
-                self._made.update(zip(missing, made, strict=True))
-            chosen = np.stack([self._made[index] for index in indices.tolist()])
-            for index in list(self._made)[: max(0, len(self._made) - KEPT // chosen[0].nbytes)]:
-                del self._made[index]
-            return chosen
-
-
-_shared: dict[tuple[Any, ...], SharedImages] = {}
-_sharing = threading.Lock()
-
-
-def shared_images(request: JobRequest, input_shape: tuple[int, int, int]) -> SharedImages:
-    """The images of `queries_of`, shared by all tasks of this process; those of the few jobs asked for last."""
-    key = (request.method.model_dump_json(include={"mixture"}), request.seed, *input_shape)
-    with _sharing:
-        found = _shared.pop(key, None) or SharedImages(queries_of(request, input_shape))
-        _shared[key] = found
-        for old in list(_shared)[:-JOBS]:
-            del _shared[old]
-        return found
 
 
 Images = Callable[[NDArray[np.int64]], NDArray[np.uint8] | NDArray[np.float32]]

@@ -1,4 +1,6 @@
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -27,6 +29,31 @@ def test_an_image_is_the_same_in_any_batch_and_order() -> None:
     some = [130, 3, 64, 3, 0]
     procedural._BLOCKS = procedural._BlockCache(2**22)
     assert np.array_equal(queries.images(some), all_of_them[some])
+
+
+def test_threads_that_want_the_same_block_have_it_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = procedural._make_block, list[int]()
+    together = threading.Barrier(8)
+
+    def counted(queries: QuerySet, block: int) -> object:
+        made.append(block)
+        if len(made) == 1:
+            raise MemoryError
+        return make(queries, block)
+
+    def ask(_: int) -> object:
+        together.wait(10)
+        try:
+            return QuerySet(1, (16, 16)).images([5])
+        except MemoryError as error:
+            return error
+
+    monkeypatch.setattr(procedural, "_make_block", counted)
+    with ThreadPoolExecutor(8) as pool:
+        first, then = list(pool.map(ask, range(8))), list(pool.map(ask, range(8)))
+    assert any(isinstance(one, MemoryError) for one in first)  # who waited for that one is told as well
+    assert len({np.asarray(one).tobytes() for one in then}) == 1
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("other", [QuerySet(2, (16, 16)), QuerySet(1, (16, 16), (("spectra", 1.0),))])
