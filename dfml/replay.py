@@ -19,14 +19,15 @@ class Task:
 
 
 class TaskMemory:
-    """The newest `capacity` recovered images of every class of every teacher, as uint8 in memory.
+    """The newest `capacity` recovered images of every class of every teacher, as uint8 in the memory of `device`.
 
     A class is known as (teacher, its place in the teacher's answers): that two teachers know the same class is nothing that a
     zoo tells. One image is `3 * h * w` bytes.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, device: torch.device | str = "cpu") -> None:
         self.capacity = capacity
+        self._device = device
         self._held: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
@@ -42,7 +43,7 @@ class TaskMemory:
         """Keep images, float in [0, 1] (n, 3, h, w), of the teacher's classes `labels`; the oldest give way."""
         stored = (images.detach() * 255).round().to(torch.uint8)
         for label in sorted(set(labels.tolist())):
-            new = stored[labels == label]
+            new = stored[labels == label].to(self._device)
             held = self._held.get((teacher, label))
             both = new if held is None else torch.cat([held, new])
             self._held[teacher, label] = both[-self.capacity :]
@@ -66,7 +67,7 @@ class TaskMemory:
         return dict(self._held)
 
     def load_state_dict(self, state: dict[Any, Any]) -> None:
-        self._held = dict(state)
+        self._held = {known: held.to(self._device) for known, held in state.items()}
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images, classes mixed evenly: uint8 (size or fewer, 3, h, w) each, two images at least."""

@@ -98,7 +98,7 @@ def train(
     call, theta = functions.logits, functions.parameters
     meta = torch.optim.Adam(net.parameters(), lr=options.meta_rate)
     outer = torch.optim.Adam(theta.values(), lr=options.outer_rate)
-    memory = TaskMemory(options.memory)
+    memory = TaskMemory(options.memory, device=device)
     told = [config.model_dump(), options.model_dump(), seed, queries, queries_per_api, [one.ways for one in teachers]]
     training = Training(checkpoint, told, known_weights(teachers, options.gradients))
     training.resume(

@@ -52,6 +52,16 @@ def test_too_few_classes_say_so(generator: torch.Generator) -> None:
         memory.task(ways=2, shots=1, queries=1, generator=generator)
 
 
+def test_what_is_taken_up_again_lies_on_the_device_of_whoever_does() -> None:
+    """It was kept on the CPU; a task of images on two devices could not be learned."""
+    before, memory = TaskMemory(3), TaskMemory(3, device="meta")
+    before.add(0, grey(1, 2), torch.tensor([0, 1]))
+    memory.load_state_dict(before.state_dict())
+    memory.add(0, grey(3), torch.tensor([1]))
+    assert {batch.device.type for batch in memory.batches(2)} == {"meta"}
+    assert memory.images == 3
+
+
 def test_batches_cover_everything_once() -> None:
     memory = TaskMemory(100)
     memory.add(0, grey(*range(37)), torch.arange(37) % 4)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import (
@@ -24,6 +24,7 @@ from dfml.nets import weights
 from dfml.plans import plan
 from dfml.procedural import query_set
 from dfml.teachers import ModuleTeacher
+from dfml.training import Training
 
 CONFIG = BackboneConfig(width=16)
 SMALL: dict[str, Any] = {"ways": 3, "shots": 1, "inner_steps": 1, "second_order": False}
@@ -166,3 +167,27 @@ def test_answers_that_come_while_it_learns_are_taken_in_again(
     assert told == [5, 6]
     assert torch.equal(whole.head.weight, parts.head.weight)
     assert parts.metrics == whole.metrics
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter:UserWarning")
+def test_a_state_goes_to_the_device_of_the_parts_that_take_it_up(tmp_path: Path) -> None:
+    """Kept on the CPU whatever it was made on: the optimiser's moments follow their parameters, the generator stays."""
+
+    def begun(device: str, draws: torch.Generator) -> tuple[Training, nn.Module, torch.optim.Optimizer]:
+        network = nn.Conv2d(3, 4, 3, device=device).to(memory_format=torch.channels_last)
+        optimiser = torch.optim.Adam(network.parameters())
+        training = Training(CheckpointFile(tmp_path / "state", every=1), ["told"])
+        training.resume(draws, network=network, optimiser=optimiser)
+        return training, network, optimiser
+
+    training, network, optimiser = begun("cpu", random := torch.Generator().manual_seed(1))
+    network(torch.rand(2, 3, 8, 8, generator=random)).sum().backward()
+    optimiser.step()
+    training.keep(1)
+    resumed, elsewhere, moments = begun("meta", other := torch.Generator().manual_seed(2))
+    assert resumed.done == 1
+    assert {parameter.device.type for parameter in elsewhere.parameters()} == {"meta"}
+    states = [state for held in moments.state.values() for state in (held["exp_avg"], held["exp_avg_sq"])]
+    assert {state.device.type for state in states} == {"meta"}
+    assert states[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.rand(3, generator=other).equal(torch.rand(3, generator=random))

@@ -1,6 +1,7 @@
 """A learner that is stopped in the midst of its training is followed by one that goes on from there, to the same meta-model."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load
 from contracts.jobs import JobStatus
 from meta_server.store import keys
 from meta_server.store.meta_models import MetaModelStore
-from worker import learn
+from worker import devices, learn
 from worker.watch import Stopped, Why
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -144,3 +145,54 @@ async def test_a_state_that_was_altered_or_is_of_another_job_is_refused(world: A
     assert (ended.status, steps.told[0]) == (JobStatus.SUCCEEDED, 1)
     (told,) = await warnings(world, other)
     assert "of another training" in told
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_training_begun_on_a_gpu_goes_on_where_there_is_none(
+    world: Any, api: Any, steps: Steps, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is made up, and computes as the CPU does; see below for a real one."""
+    seen: list[str] = []
+
+    def told(compute: Any) -> Any:
+        def on(*given: Any, device: str = "cpu", **others: Any) -> Any:
+            seen.append(device)
+            return compute(*given, device="cpu", **others)
+
+        return None if compute is None else on
+
+    known = learn.METHODS[method]
+    made_up = replace(known, train=told(known.train), distil=told(known.distil))
+    monkeypatch.setitem(learn.METHODS, method, made_up)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    keeping = world.changed(checkpoint_every=0.0)
+    job = await submitted(keeping, api, method)
+    await stopped(keeping, job)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    await ends_elsewhere(keeping, job, steps, method)
+    assert seen == ["cuda", "cpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("places", [("auto", "cpu"), ("cpu", "auto")], ids=["from a GPU", "to a GPU"])
+async def test_a_training_goes_on_on_another_device(
+    world: Any, api: Any, steps: Steps, method: str, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, (place, then) = devices.devices, places
+    monkeypatch.setattr(devices, "devices", lambda _, *, cuda: tried(place, cuda=cuda))  # type: ignore[arg-type]
+    keeping = world.changed(checkpoint_every=0.0)
+    job = await submitted(keeping, api, method)
+    await stopped(keeping, job)
+    place = then
+    await ends_elsewhere(keeping, job, steps, method)
+
+
+async def ends_elsewhere(world: Any, job: Any, steps: Steps, method: str) -> None:
+    """Behind the last step kept, and without asking anything again."""
+    steps.told.clear()
+    ended = await world.learn(job.id)
+    assert (ended.error, ended.status) == (None, JobStatus.SUCCEEDED)
+    assert steps.told == ([5, 6, 7, 8] if method == "distill_average" else [7, 8])
+    assert await warnings(world, job) == []
+    world.balance(ended)
