@@ -5,6 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
+COLOURS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#f08c00", "#1864ab", "#862e9c")
+LEVELS = ("purer", "free", "best_single")
+"""Methods on weights that are drawn; the table has all."""
+
 
 def table(result: dict[str, Any]) -> Table:
     """A row for each method and budget; bounds stand in brackets."""
@@ -23,35 +27,48 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """A curve of accuracy for each method with two budgets or more, written as PNG."""
+    """Accuracy against queries, 1 shot beside 5 shots, written as PNG: a colour a method.
+
+    What spends no query, such as a method on published weights, is a level; so is a bound, in grey.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
+    from matplotlib.axes import Axes
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = {"5shot": "#0b7285", "1shot": "#e8590c"}
-    for method, budgets in result["methods"].items():
-        done = [row for row in budgets.values() if row != "not_run" and row["queries"]]
-        if len(done) < 2:  # no curve
-            continue
-        for shot, colour in colours.items():
-            axes.errorbar(
-                [row["queries"] for row in done],
-                [row[shot] for row in done],
-                [row["interval"][shot] for row in done],
-                marker="o", capsize=3, color=colour, label=f"{method}, {shot[0]}-shot",
-            )  # fmt: skip
-    for shot, colour in colours.items():
-        axes.axhline(result["random"][shot], color=colour, linestyle=":", label=f"untrained network, {shot[0]}-shot")
-    axes.set(
-        xscale="log",
-        xlabel="images sent to all APIs together",
-        ylabel="5-way accuracy, %",
-        title=f"{result['dataset']}: {result['teachers']}",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    figure, both = pyplot.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
+    shots = ("1shot", "5shot")
+
+    def level(axes: Axes, shot: str, name: str, row: dict[str, Any], style: str, colour: str) -> None:
+        axes.axhline(row[shot], color=colour, linestyle=style, linewidth=1.3, label=name)
+
+    for axes, shot in zip(both, shots, strict=True):
+        palette = iter(COLOURS)
+        for method, budgets in result["methods"].items():
+            done = [row for row in budgets.values() if row != "not_run"]
+            asked = [row for row in done if row["queries"] and method not in result["bounds"]]
+            if asked:
+                axes.errorbar(
+                    [row["queries"] for row in asked],
+                    [row[shot] for row in asked],
+                    [row["interval"][shot] for row in asked],
+                    marker="o", markersize=5, capsize=3, color=next(palette), label=method,
+                )  # fmt: skip
+            elif done and method in result["bounds"]:
+                level(axes, shot, f"({method})", done[0], "-.", "#adb5bd")
+            elif done and method in LEVELS:
+                level(axes, shot, f"{method}, on weights", done[0], "--", next(palette))
+        level(axes, shot, "untrained network", result["random"], ":", "#495057")
+        axes.set(
+            xscale="log",
+            xlabel="images sent to all APIs together",
+            ylabel="5-way accuracy, %",
+            title=f"{shot[0]} example{'s' if shot[0] != '1' else ''} a class",
+        )
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{result['dataset']}: {result['teachers']}")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
