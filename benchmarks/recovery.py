@@ -3,7 +3,8 @@
 For each of some teachers, both recover `images` images a class through the same generator; a fresh network learns the teacher's
 answers about them, and is tested on real images of the teacher's classes, which is what recovered images are worth.
 The meta-generator is trained on the other teachers first; its time is stated apart, and is paid once for any number of tasks.
-The curve shows what the long inversion is worth after fewer steps.
+The curve shows what the long inversion is worth after fewer steps: an earlier moment of the same run. Seconds are the CPU's,
+so that other work on the machine does not count.
 
 The last line printed is JSON: {"speedup", "quality": {"five", "per_teacher"}, "interval", …}; qualities are percent right.
 """
@@ -11,8 +12,6 @@ The last line printed is JSON: {"speedup", "quality": {"five", "per_teacher"}, "
 import json
 import os
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -54,33 +53,38 @@ def main(
         epochs=epochs, warm_up=0, images_per_class=images, shots=1, queries=1, generator_width=width,
         generator_rate=5e-3, latent_rate=5e-2, meta_rate=5e-3, batch_norm=batch_norm,
     )  # fmt: skip
-    began = time.monotonic()
+    began = time.process_time()
     net = _meta_generator(loaded[tried:], options)
-    meta_seconds = time.monotonic() - began
+    meta_seconds = time.process_time() - began
     terms = Terms(total_variation=0, batch_norm=batch_norm, length=0)
 
-    def recover(start: Generator, teacher: ModuleTeacher, count: int, seed: int) -> tuple[Recovered, float]:
-        began = time.monotonic()
+    def recover(start: Generator, teacher: ModuleTeacher, count: int, seed: int) -> dict[int, tuple[Recovered, float]]:
+        """What is recovered after each number of passes that is wanted, and the CPU seconds until then."""
         labels = torch.arange(teacher.ways).repeat(images)
-        random = torch.Generator().manual_seed(seed)
-        found = invert_generator(
-            start, teacher, labels, steps=count, generator=random,
-            rate=options.generator_rate, latent_rate=options.latent_rate, terms=terms,
-        )  # fmt: skip
-        return found.recovered, time.monotonic() - began
+        random, kept = torch.Generator().manual_seed(seed), dict[int, tuple[Recovered, float]]()
 
-    points = sorted({point for point in (5, 20, 50) if point < steps} | {steps})
+        def keep(done: int, best: Recovered) -> None:
+            if done in points:
+                kept[done] = best, time.process_time() - began
+
+        began = time.process_time()
+        invert_generator(
+            start, teacher, labels, steps=count, generator=random,
+            rate=options.generator_rate, latent_rate=options.latent_rate, terms=terms, on_pass=keep,
+        )  # fmt: skip
+        return kept
+
+    points = sorted({point for point in (5, 50) if point < steps} | {steps})
     runs: dict[str, list[tuple[float, float]]] = {"five": [], **{str(point): [] for point in points}}
     for index in range(tried):
         for seed in range(seeds):
-            starts: dict[str, Callable[[], Generator]] = {name: partial(_fresh, loaded, options, seed) for name in runs}
-            starts["five"] = lambda: net
-            for name, start in starts.items():
-                found, seconds = recover(start(), loaded[index], 5 if name == "five" else int(name), seed)
+            five = recover(net, loaded[index], 5, seed)[5]
+            alone = recover(_fresh(loaded, options, seed), loaded[index], steps, seed)
+            for name, (found, seconds) in {"five": five, **{str(point): alone[point] for point in points}}.items():
                 known = manifest.teachers[index].classes
                 value = worth(found.images, loaded[index], source, known, seed=seed, steps=student_steps)
                 runs[name].append((value, seconds))
-            told = {name: f"{rows[-1][0]:.0f} % in {rows[-1][1]:.1f} s" for name, rows in runs.items()}
+            told = {name: f"{rows[-1][0]:.0f} % in {rows[-1][1]:.2f} s" for name, rows in runs.items()}
             console.print(f"teacher {index}, seed {seed}: {told}", soft_wrap=True)
     typer.echo(json.dumps(_result(runs, steps, meta_seconds, f"{tried} teachers, {seeds} seeds, {threads} threads")))
 

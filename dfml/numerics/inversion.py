@@ -152,6 +152,10 @@ More = Callable[[Tensor, Tensor], Tensor]
 """(images that the teacher saw, its logits) -> a scalar that a method adds to the loss."""
 
 
+OnPass = Callable[[int, Recovered], None]
+"""Called with (forward passes done, what would be recovered were it the last)."""
+
+
 @dataclass(frozen=True)
 class Inverted:
     """What a copy of a generator found, and the slopes of its parameters that a meta-generator learns from.
@@ -179,6 +183,7 @@ def invert_generator(
     more: More | None = None,
     canvas: Tensor | None = None,
     share: float = 0.0,
+    on_pass: OnPass | None = None,
 ) -> Inverted:
     """Adapt a copy of `net`, and fresh noise, to one teacher: Adam with betas 0.5 and 0.999, as in FREE; `net` stays as it is.
 
@@ -206,6 +211,8 @@ def invert_generator(
         loss = found.total if more is None else found.total + more(moved, found.logits)
         if loss.item() < best.loss or not step:
             best = Recovered(images.detach(), labels, loss.item())
+        if on_pass is not None:
+            on_pass(step + 1, best)
         *last, z.grad = torch.autograd.grad(loss, [*parameters, z])
         for parameter, slope, summed in zip(parameters, last, total, strict=True):
             parameter.grad = slope
