@@ -120,7 +120,8 @@ class Stack:
         except BlockingIOError:
             raise StackError(f"another `metazoo up` uses {self.data_dir}: stop it or give another --data-dir") from None
         (self.data_dir / "logs").mkdir(exist_ok=True)
-        kept = _kept_secrets(self.data_dir / "secrets.json")
+        private = self.data_dir / "secrets.json"
+        kept = _kept_secrets(private)
 
         redis_url = os.environ.get("REDIS_URL")
         if redis_url is None:
@@ -165,7 +166,7 @@ class Stack:
             redis_url=redis_url,
             api_key=kept["server_api_key"],
             zoo_admin_key=kept["zoo_admin_key"],
-            models=_models(zoo_url, kept["zoo_admin_key"]),
+            models=models(zoo_url, kept, private),
             pids={child.name: child.process.pid for child in self._children}
             | ({"redis": self._redis.process.pid} if self._redis else {}),
         )
@@ -222,13 +223,22 @@ class _WorkerPings:
         return name in self._seen
 
 
-def _models(zoo_url: str, admin_key: str) -> list[dict[str, str]]:
-    """Every model of the zoo with a key made for this run, so that its use can be counted by itself."""
+def models(zoo_url: str, kept: dict[str, str], private: Path) -> list[dict[str, str]]:
+    """Every model of the zoo with this data directory's key, which is made where there is none or it is good no more."""
     import httpx
 
     with httpx.Client(base_url=zoo_url, trust_env=False, timeout=30) as zoo:
-        made = zoo.post("/admin/keys", json={"name": "metazoo up"}, headers={"Authorization": f"Bearer {admin_key}"})
-        secret = made.raise_for_status().json()["secret"]
-        index = zoo.post("/v2/repository/index", json={}, headers={"Authorization": f"Bearer {secret}"})
+
+        def listed(secret: str) -> httpx.Response:
+            return zoo.post("/v2/repository/index", json={}, headers={"Authorization": f"Bearer {secret}"})
+
+        secret = kept.get("zoo_api_key", "")
+        index = listed(secret) if secret else None
+        if index is None or index.status_code == 401:  # revoked, or of another Redis
+            admin = {"Authorization": f"Bearer {kept['zoo_admin_key']}"}
+            made = zoo.post("/admin/keys", json={"name": "metazoo up"}, headers=admin)
+            secret = made.raise_for_status().json()["secret"]
+            private_files.write(private, json.dumps(kept | {"zoo_api_key": secret}))
+            index = listed(secret)
         names = [model["name"] for model in index.raise_for_status().json()]
     return [{"name": name, "url": f"{zoo_url}/v2/models/{name}", "api_key": secret} for name in names]

@@ -83,13 +83,14 @@ def demo(
             ready = stack.ready
             with Metazoo(ready.server_url, ready.api_key) as metazoo:
                 request = _request(ready, dataset, split, queries, seed)
+                before = _zoo_count(ready)
                 job = metazoo.jobs.create(request)
                 follow(job, console)
                 job.wait()
                 folder = metazoo.meta_models.download(
                     str(job.meta_model), data_dir / "meta-models" / str(job.meta_model)
                 )
-            result = Result(job, _zoo_count(ready), built - began, time.monotonic() - began)
+            result = Result(job, _zoo_count(ready) - before, built - began, time.monotonic() - began)
     except (StackError, MetazooError) as error:
         console.print(f"metazoo demo: {error}", markup=False)
         sys.exit(1)
@@ -112,7 +113,7 @@ def _request(ready: "Ready", dataset: str, split: str, queries: int | None, seed
 
 
 def _zoo_count(ready: "Ready") -> int:
-    """What the zoo charged the key of this run, by its own books."""
+    """What the zoo has charged the key so far, by its own books."""
     from client import Metazoo
 
     with Metazoo(zoo_url=ready.zoo_url, zoo_api_key=ready.models[0]["api_key"]) as metazoo:

@@ -1,12 +1,17 @@
 """`metazoo up` as a process: it starts all, restarts none silently, and leaves nothing behind."""
 
+import json
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+
+from metazoo import stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -32,6 +37,27 @@ def test_it_stops_everything_it_started(start_up, run, tmp_path: Path) -> None:
     assert not alive
     assert not up.ready_file.exists()
     assert not shell_file.exists()
+
+
+def test_a_later_run_takes_the_zoo_key_of_the_one_before(up, tmp_path: Path) -> None:
+    private = tmp_path / "secrets.json"
+    private.write_text(json.dumps({"zoo_admin_key": up.ready["zoo_admin_key"]}))
+
+    def key() -> str:
+        """What a run with these secrets would use."""
+        models = stack.models(up.ready["zoo_url"], json.loads(private.read_text()), private)
+        assert [model["name"] for model in models] == [model["name"] for model in up.ready["models"]]
+        return models[0]["api_key"]
+
+    first = key()
+    assert key() == first
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    admin = {"Authorization": f"Bearer {up.ready['zoo_admin_key']}"}
+    url = f"{up.ready['zoo_url']}/admin/keys/{first.split('_')[1]}"
+    httpx.delete(url, headers=admin).raise_for_status()
+    second = key()
+    assert second != first
+    assert key() == second
 
 
 def test_a_part_that_dies_is_reported_and_not_restarted(start_up, tmp_path: Path) -> None:
