@@ -16,6 +16,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import hiredis
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -44,6 +46,9 @@ local function now()
   return tonumber(redis.call('GET', '%s'))
 end
 """
+
+
+_tracer = trace.get_tracer("metazoo")
 
 
 class StoreUnavailable(Exception):
@@ -119,12 +124,36 @@ class Scripts:
 
         A caller that is cancelled no longer hears of the outcome; the script may have run, or may yet run.
         """
+        if not trace.get_current_span().is_recording():  # a poll, or nobody takes traces
+            return await self._run(name, keys, args)
+        with _span(name):
+            return await self._run(name, keys, args)
+
+    async def _run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
         text = source(name, clock_key=self._clock_key)
         with store_errors():
             try:
                 return await self._line.send(_packed("EVALSHA", _sha(text), len(keys), *keys, *args))
             except NoScriptError:  # it has not run
                 return await self._line.send(_packed("EVAL", text, len(keys), *keys, *args))
+
+
+@contextmanager
+def _span(name: str) -> Iterator[None]:
+    """Tells that a script runs, for the request or task that has it run: no key and no argument of it."""
+    with _tracer.start_as_current_span(
+        f"EVALSHA {name}",
+        kind=SpanKind.CLIENT,
+        attributes={"db.system.name": "redis", "db.operation.name": "EVALSHA", "db.stored_procedure.name": name},
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield
+        except BaseException as error:
+            span.set_status(StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__qualname__)
+            raise
 
 
 def _packed(*parts: str | bytes | float) -> bytes:

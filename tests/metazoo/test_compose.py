@@ -16,6 +16,7 @@ import typer
 import yaml
 from click.testing import CliRunner
 
+from metazoo import tracing
 from metazoo.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,7 +57,10 @@ def test_a_command_is_one_that_the_program_has(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_its_environment_is_what_the_settings_read(name: str) -> None:
     given, read = set(OURS[name]["environment"]), aliases(settings_of(name))
-    assert given - ARTIFACT_STORE <= set(read)
+    traces = {variable for variable in given if variable.startswith("OTEL_")}
+    assert set(tracing.ENDPOINTS) <= traces
+    assert {OURS[name]["environment"][variable] for variable in traces} == {None}  # as the shell has it, or not at all
+    assert given - ARTIFACT_STORE - traces <= set(read)
     by_argument = {"METAZOO_ZOO_FOLDER"}
     assert {variable for variable, required in read.items() if required} <= given | by_argument
 

@@ -27,6 +27,7 @@ from worker.tracing import TracedTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
+SCRIPT = {"db.system.name", "db.operation.name", "db.stored_procedure.name", "error.type"}
 API_KEY = "server-key-of-the-tests"
 CALLERS = "0af7651916cd43dd8448eb211c80319c"  # the caller's trace
 JOB = {
@@ -95,7 +96,13 @@ async def test_a_trace_leads_from_the_request_to_the_tasks_and_holds_no_secret(
     finally:
         close()
     told_spans = spans()
-    names = {span.name: dict(span.attributes or {}) for span in told_spans if span.context.trace_id == int(CALLERS, 16)}
+    ours = {span.context.span_id: span for span in told_spans if span.context.trace_id == int(CALLERS, 16)}
+    scripts = [span for span in ours.values() if span.name.startswith("EVALSHA ")]
+    above = {ours[span.parent.span_id].name for span in scripts if span.parent is not None}
+    assert {"POST /v1/jobs", "begin", "acquire"} <= above
+    assert all(set(span.attributes or {}) <= SCRIPT for span in scripts)
+    assert all(span.parent is not None for span in told_spans if span.name.startswith("EVALSHA "))  # no poll makes one
+    names = {span.name: dict(span.attributes or {}) for span in ours.values() if span not in scripts}
     assert names.keys() == {"POST /v1/jobs", "begin", "acquire"}
     assert all(attributes["metazoo.job_id"] == job_id for attributes in names.values())
     assert names["POST /v1/jobs"]["metazoo.tenant"] == names["acquire"]["metazoo.tenant"] == "default"
