@@ -7,12 +7,13 @@ import typer
 
 from metazoo.commands.models import images_of, show_predictions
 from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
+from metazoo.latest import named
 
 app = typer.Typer(
     no_args_is_help=True, help="Adapted models: list, ask, download, end. `metazoo models adapt` makes them."
 )
 
-AdaptedId = Annotated[str, typer.Argument(metavar="ADAPTED", help="The adapted model's id.")]
+AdaptedId = Annotated[str, typer.Argument(metavar="ADAPTED", help="The adapted model's id, or `latest`.")]
 
 
 @app.command("list")
@@ -51,7 +52,7 @@ def show(
 ) -> None:
     """What is known of one."""
     with connected(server) as metazoo:
-        model = metazoo.adapted_models.retrieve(adapted_id)
+        model = metazoo.adapted_models.retrieve(named(metazoo.adapted_models, adapted_id))
     if as_json:
         typer.echo(model.model_dump_json())
         return
@@ -78,7 +79,7 @@ def predict(
     """Label images."""
     asked = images_of(query)
     with connected(server) as metazoo:
-        answer = metazoo.adapted_models.predict(adapted_id, asked)
+        answer = metazoo.adapted_models.predict(named(metazoo.adapted_models, adapted_id), asked)
     show_predictions(asked, answer, as_json=as_json)
 
 
@@ -92,7 +93,7 @@ def download(
     """Download its files; each is checked by its SHA-256."""
     with connected(server) as metazoo:
         try:
-            metazoo.adapted_models.download(adapted_id, folder)
+            metazoo.adapted_models.download(named(metazoo.adapted_models, adapted_id), folder)
         except OSError as error:
             fail(f"{error.filename or folder}: {error.strerror}", USAGE)
     typer.echo(str(folder))
@@ -108,7 +109,7 @@ def export(
     """Write one as ONNX, network and head in one file. Needs torch and onnx on this machine."""
     with connected(server) as metazoo:
         try:
-            metazoo.adapted_models.load(adapted_id).export_onnx(file)
+            metazoo.adapted_models.load(named(metazoo.adapted_models, adapted_id)).export_onnx(file)
         except OSError as error:
             fail(f"{error.filename or file}: {error.strerror}", USAGE)
     typer.echo(str(file))
@@ -122,5 +123,6 @@ def delete(
 ) -> None:
     """End one now."""
     with connected(server) as metazoo:
+        adapted_id = named(metazoo.adapted_models, adapted_id)
         metazoo.adapted_models.delete(adapted_id)
     typer.echo(f"{adapted_id} ended")

@@ -7,6 +7,7 @@ import typer
 
 from metazoo.commands.jobs import JobId, tell
 from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
+from metazoo.latest import named
 
 app = typer.Typer()
 
@@ -33,7 +34,7 @@ def change(
     if not changed:
         fail("say what to change, such as --queries 20000: metazoo jobs change --help", USAGE)
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retrieve(job_id).change(**changed), as_json)
+        tell(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).change(**changed), as_json)
 
 
 @app.command()
@@ -44,8 +45,9 @@ def delete(
 ) -> None:
     """Delete a job that has ended, with its answers and checkpoints; its meta-model stays."""
     with connected(server) as metazoo:
-        metazoo.jobs.retrieve(job_id).delete()
-    typer.echo(f"{job_id} deleted")
+        job = metazoo.jobs.retrieve(named(metazoo.jobs, job_id))
+        job.delete()
+    typer.echo(f"{job.id} deleted")
 
 
 @app.command()
@@ -57,7 +59,7 @@ def metrics(
 ) -> None:
     """Training metrics over time, one step a line."""
     with connected(server) as metazoo:
-        for point in metazoo.jobs.retrieve(job_id).history():
+        for point in metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).history():
             values = " ".join(f"{name}={value:.5g}" for name, value in sorted(point.values.items()))
             typer.echo(point.model_dump_json() if as_json else f"{point.time:%H:%M:%S} {point.step} {values}")
 
@@ -74,7 +76,7 @@ def answers(
     with connected(server) as metazoo:
         if to is not None:
             to.mkdir(parents=True, exist_ok=True)
-        job = metazoo.jobs.retrieve(job_id)
+        job = metazoo.jobs.retrieve(named(metazoo.jobs, job_id))
         for answer in job.answers():
             if to is not None:
                 job.download_answer(answer.name, to / f"{answer.name}.safetensors")
@@ -91,5 +93,5 @@ def images(
 ) -> None:
     """The first images that the job asks its APIs about, on one sheet."""
     with connected(server) as metazoo:
-        metazoo.jobs.retrieve(job_id).download_images(file, count=count)
+        metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).download_images(file, count=count)
     typer.echo(str(file))

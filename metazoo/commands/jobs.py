@@ -21,13 +21,14 @@ from metazoo.connection import (
     secret_from,
     takes_server,
 )
+from metazoo.latest import named
 
 if TYPE_CHECKING:
     from client import Job as Handle
 
 app = typer.Typer(no_args_is_help=True, help="Start jobs on a running server and see what becomes of them.")
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or `latest`.")]
 
 
 @app.command()
@@ -201,7 +202,7 @@ def show(
 ) -> None:
     """A job as it is now."""
     with connected(server) as metazoo:
-        job = metazoo.jobs.retrieve(job_id)
+        job = metazoo.jobs.retrieve(named(metazoo.jobs, job_id))
     if as_json:
         typer.echo(job.model_dump_json())
         return
@@ -229,7 +230,7 @@ def watch(
     Exits with 1 if it failed or was cancelled.
     """
     with connected(server) as metazoo:
-        _watch(metazoo.jobs.retrieve(job_id), as_json=as_json)
+        _watch(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)), as_json=as_json)
 
 
 @app.command()
@@ -241,7 +242,7 @@ def cancel(
 ) -> None:
     """Stop a job; what it has paid for is kept."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retrieve(job_id).cancel(), as_json)
+        tell(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).cancel(), as_json)
 
 
 @app.command()
@@ -253,7 +254,7 @@ def pause(
 ) -> None:
     """Let a job rest: requests under way are answered first, nothing new is sent."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retrieve(job_id).pause(), as_json)
+        tell(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).pause(), as_json)
 
 
 @app.command()
@@ -265,7 +266,7 @@ def resume(
 ) -> None:
     """Go on with a paused job, from its last answer or checkpoint."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retrieve(job_id).resume(), as_json)
+        tell(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).resume(), as_json)
 
 
 @app.command()
@@ -277,7 +278,7 @@ def retry(
 ) -> None:
     """Go on with a failed job: what it paid for is kept, APIs that were dropped are asked again."""
     with connected(server) as metazoo:
-        tell(metazoo.jobs.retrieve(job_id).retry(), as_json)
+        tell(metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).retry(), as_json)
 
 
 def tell(job: Job, as_json: bool) -> None:

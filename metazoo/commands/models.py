@@ -8,6 +8,7 @@ import typer
 from metazoo.commands import registry
 from metazoo.commands.registry import ModelId
 from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
+from metazoo.latest import named
 
 if TYPE_CHECKING:
     from contracts.adaptation import PredictResponse
@@ -63,7 +64,7 @@ def show(
 ) -> None:
     """What is known of a meta-model."""
     with connected(server) as metazoo:
-        model = metazoo.meta_models.retrieve(model_id)
+        model = metazoo.meta_models.retrieve(named(metazoo.meta_models, model_id))
     if as_json:
         typer.echo(model.model_dump_json())
         return
@@ -92,6 +93,7 @@ def download(
     """Download a meta-model; each file is checked by its SHA-256."""
     with connected(server) as metazoo:
         try:
+            model_id = named(metazoo.meta_models, model_id)
             metazoo.meta_models.download(model_id, folder)
         except OSError as error:
             fail(f"{error.filename or folder}: {error.strerror}", USAGE)
@@ -119,7 +121,7 @@ def predict(
     labelled, asked = labelled_images(support), images_of(query)
     with connected(server) as metazoo:
         answer = metazoo.meta_models.predict(
-            model_id, support=labelled, query=asked, **_options(method, calibrate, steps)
+            named(metazoo.meta_models, model_id), support=labelled, query=asked, **_options(method, calibrate, steps)
         )
     show_predictions(asked, answer, as_json=as_json)
 
@@ -143,7 +145,7 @@ def adapt(
     options |= {key: value for key, value in {"name": name, "ttl": ttl}.items() if value is not None}
     labelled = labelled_images(support)
     with connected(server) as metazoo:
-        model = metazoo.meta_models.adapt(model_id, support=labelled, **options)
+        model = metazoo.meta_models.adapt(named(metazoo.meta_models, model_id), support=labelled, **options)
     typer.echo(model.model_dump_json() if as_json else model.id)
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from metazoo.connection import USAGE, AsJson, Server, connected, fail, takes_server
+from metazoo.latest import named
 
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id, or `latest`.")]
 
 
 @takes_server
@@ -23,7 +24,7 @@ def edit(
 ) -> None:
     """Change the name, tags or notes of a meta-model; what is not given stays."""
     with connected(server) as metazoo:
-        model = metazoo.meta_models.edit(model_id, name=name, tags=tag, notes=notes)
+        model = metazoo.meta_models.edit(named(metazoo.meta_models, model_id), name=name, tags=tag, notes=notes)
     typer.echo(model.model_dump_json() if as_json else f"{model.id} {model.name} {' '.join(model.tags)}".rstrip())
 
 
@@ -34,6 +35,7 @@ def delete(
 ) -> None:
     """Delete a meta-model; `restore` brings it back."""
     with connected(server) as metazoo:
+        model_id = named(metazoo.meta_models, model_id)
         metazoo.meta_models.delete(model_id)
     typer.echo(f"{model_id} deleted; metazoo models restore {model_id} brings it back")
 
@@ -41,7 +43,7 @@ def delete(
 @takes_server
 def restore(
     server: Server,
-    model_id: ModelId,
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="The meta-model's id.")],
 ) -> None:
     """Bring a deleted meta-model back."""
     with connected(server) as metazoo:
@@ -58,7 +60,7 @@ def export(
     """Download a meta-model as one zip; `download` puts its files into a folder."""
     with connected(server) as metazoo:
         try:
-            metazoo.meta_models.archive(model_id, file)
+            metazoo.meta_models.archive(named(metazoo.meta_models, model_id), file)
         except OSError as error:
             fail(f"{error.filename or file}: {error.strerror}", USAGE)
     typer.echo(str(file))
@@ -67,7 +69,7 @@ def export(
 @takes_server
 def compare(
     server: Server,
-    first: Annotated[str, typer.Argument(help="A meta-model's id.")],
+    first: Annotated[str, typer.Argument(help="A meta-model's id, or `latest`.")],
     second: Annotated[str, typer.Argument(help="Another one's.")],
     dataset: Annotated[str, typer.Option(help="A data set that the server has.")] = "glyphs",
     split: Annotated[str, typer.Option(help="Which of its classes: train, val or test.")] = "val",
@@ -78,7 +80,7 @@ def compare(
     """Measure two meta-models on the same episodes; the difference has a paired interval."""
     evaluation = {"dataset": dataset, "split": split, "episodes": episodes, "shots": shots or [1, 5]}
     with connected(server) as metazoo:
-        told = metazoo.meta_models.compare(first, second, evaluation=evaluation)
+        told = metazoo.meta_models.compare(named(metazoo.meta_models, first), second, evaluation=evaluation)
     if as_json:
         typer.echo(told.model_dump_json())
         return

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from client import Metazoo
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -17,35 +20,71 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {TRAINS, FOREIGN})
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(*languages: str) -> list[pytest.param]:
-    """Every fenced block in these languages that is not marked `untested: why`."""
-    found = []
-    for page in PAGES:
-        for number, (language, note, code) in enumerate(FENCE.findall(page.read_text())):
-            if language in languages and not note.startswith("untested: "):
-                found.append(pytest.param(language, code, id=f"{page.relative_to(ROOT)}:{number}"))
-    return found
+QUICKSTART = ROOT / "docs" / "quickstart.md"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and code of every fenced block that is meant to be run and not marked `untested: why`."""
+    return [
+        (language, code)
+        for language, note, code in FENCE.findall(page.read_text())
+        if language in {"sh", "python"} and not note.startswith("untested: ")
+    ]
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("language", "code"), blocks("sh", "python"))
-def test_a_block_runs(language: str, code: str, up, tmp_path: Path) -> None:
-    shell = ["bash", "-euo", "pipefail", "-c", code]
-    run_to_the_end(shell if language == "sh" else [sys.executable, "-c", code], up, tmp_path)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_runs_from_top_to_bottom(page: Path, up, models: None, terminal: Path) -> None:
+    told = {} if page == QUICKSTART else of(up)  # it says itself where they come from
+    state = terminal.parent / "state"
+    state.touch()
+    for language, code in blocks(page):
+        if language == "sh":
+            command = ["bash", "-euo", "pipefail", "-c", f'source "{state}"\n{code}\nexport -p > "{state}"']
+        else:
+            command = [sys.executable, "-c", code]
+        run_to_the_end(command, terminal, HOME=str(terminal.parent), **told)
+
+
+@pytest.fixture
+def terminal(up, tmp_path: Path) -> Path:
+    """A folder as a reader of the quickstart has it: the clone's `.venv`, own photos, and a service that is running."""
+    place = tmp_path / "here"
+    place.mkdir()
+    (place / ".venv").symlink_to(sys.prefix)
+    written = tmp_path / ".local" / "share" / "metazoo" / "ready.env"
+    written.parent.mkdir(parents=True)
+    written.symlink_to(up.ready_file.with_suffix(".env"))
+    for kind, colour in {"cat": (200, 120, 60), "dog": (60, 90, 200)}.items():
+        for name in (f"support/{kind}/1.jpg", f"support/{kind}/2.jpg", f"new/{kind}.jpg"):
+            photo = place / "photos" / name
+            photo.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((80, 60), 60).convert("RGB").save(photo)
+            Image.blend(Image.open(photo), Image.new("RGB", (80, 60), colour), 0.7).save(photo)
+    return place
+
+
+@pytest.fixture(scope="session")
+def models(up, trained: None) -> None:
+    """There are two meta-models."""
+    with Metazoo(up.ready["server_url"], up.ready["api_key"]) as metazoo:
+        if len(metazoo.meta_models.list(limit=2).items) < 2:
+            few = {"apis": up.apis, "budget": {"queries": 64}, "method": {"name": "pqd", "steps": 5}}
+            metazoo.jobs.create(few).wait(timeout=240)
 
 
 @pytest.fixture(scope="session")
 def trained(up, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The example that trains has run: others use its meta-model."""
-    run_to_the_end([sys.executable, str(TRAINS)], up, tmp_path_factory.mktemp("trained"))
+    run_to_the_end([sys.executable, str(TRAINS)], tmp_path_factory.mktemp("trained"), **of(up))
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(example: Path, up, trained: None, tmp_path: Path) -> None:
-    run_to_the_end([sys.executable, str(example)], up, tmp_path)
+    run_to_the_end([sys.executable, str(example)], tmp_path, **of(up))
 
 
 @pytest.mark.e2e
@@ -66,7 +105,7 @@ def test_the_example_of_any_endpoint_runs_against_an_mlserver(up, foreign_port: 
     except mlserver.EnvironmentUnavailable as error:
         pytest.skip(str(error))
     with mlserver.serving(teacher, (3, 16, 16), 5, tmp_path / "mlserver", http=foreign_port) as served:
-        told = run_to_the_end([sys.executable, str(FOREIGN)], up, tmp_path, OIP_URL=served.url)
+        told = run_to_the_end([sys.executable, str(FOREIGN)], tmp_path, **of(up), OIP_URL=served.url)
     assert "tells 5 classes apart" in told
     assert "paid for 256 of 256 images" in told
 
@@ -77,21 +116,27 @@ def test_every_example_is_named_in_the_readme() -> None:
         assert f"(examples/{example.name})" in readme
 
 
-def run_to_the_end(command: list[str], up, folder: Path, **more: str) -> str:
-    """What it printed."""
-    environment = {
-        **os.environ,
-        **more,
-        "OMP_NUM_THREADS": "1",  # threads that wait for each other on shared cores take many times as long
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+def of(up) -> dict[str, str]:
+    """Where the service is, as `ready.env` tells a shell."""
+    return {
         "METAZOO_READY_FILE": str(up.ready_file),
         "METAZOO_URL": up.ready["server_url"],
         "METAZOO_API_KEY": up.ready["api_key"],
         "METAZOO_ZOO_URL": up.ready["zoo_url"],
         "METAZOO_ZOO_API_KEY": up.ready["models"][0]["api_key"],
     }
+
+
+def run_to_the_end(command: list[str], folder: Path, **more: str) -> str:
+    """What it printed."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("METAZOO_")},
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other on shared cores take many times as long
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **more,
+    }
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 

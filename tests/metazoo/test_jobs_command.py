@@ -181,6 +181,18 @@ def test_list_show_and_cancel(command: Any, job: MakeJob) -> None:
     assert server.requests[-1].url.path == "/v1/jobs/job_1/cancel"
 
 
+def test_latest_stands_for_the_newest_job(command: Any, job: MakeJob) -> None:
+    server = Server(job("running"))
+    assert command(app, server, "cancel", "latest", *HERE).stdout == "job_1 running\n"
+    assert [request.url.path for request in server.requests][0::2] == ["/v1/jobs", "/v1/jobs/job_1/cancel"]
+
+    def nothing(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"items": [], "next": None})
+
+    ran = command(app, nothing, "show", "latest", *HERE)
+    assert (ran.exit_code, ran.stderr) == (2, "metazoo: there is none yet: `latest` stands for the newest\n")
+
+
 def test_watch_tells_in_lines_what_a_person_wants_to_know(command: Any, job: MakeJob) -> None:
     score = Score(accuracy={"1": 40.9}, interval={"1": 0.8})
     done = job(
