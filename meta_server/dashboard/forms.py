@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from contracts.jobs import JobRequest
+from contracts.jobs import ApiSpec, JobRequest
 from contracts.zoo import KeyRequest
 
 Schema = Mapping[str, Any]
@@ -35,6 +35,27 @@ _KEY_LABELS = {
     "concurrency": "Requests at once",
     "expires_at": "Ends",
 }
+_API_LABELS = {
+    "classify.size": "Pixels a side",
+    "classify.field": "Name of the form field",
+    "classify.max_images": "Files a request",
+    "classify.top": "Labels it answers",
+    "classify.idempotency": "Repeats an answer without a charge",
+    "custom.template": "Body of a request",
+    "custom.item": "One image in the list",
+    "custom.encoding": "Images become",
+    "custom.layout": "Order of nested lists",
+    "custom.size": "Pixels a side",
+    "custom.scores": "Where the scores are",
+    "custom.labels_at": "Where the labels are",
+    "custom.classes": "Number of classes",
+    "custom.top": "Labels it answers",
+    "custom.max_images": "Images a request",
+    "custom.headers": "Headers",
+    "custom.key_header": "Header of the key",
+    "custom.idempotency": "Repeats an answer without a charge",
+}
+_LINES = {"classify.labels", "custom.labels"}  # of any words, commas too
 _KINDS = {"date-time": "moment", "password": "secret"}  # of texts, by their format
 
 
@@ -42,7 +63,7 @@ _KINDS = {"date-time": "moment", "password": "secret"}  # of texts, by their for
 class Field:
     """One input. `path` is what faults name it by.
 
-    `kind` is `text`, `secret`, `moment`, `integer`, `number`, `boolean` or `choice`.
+    `kind` is `text`, `line`, `secret`, `moment`, `integer`, `number`, `boolean`, `choice`, `pairs` (of texts) or `json`.
     """
 
     path: str
@@ -53,7 +74,7 @@ class Field:
     choices: Sequence[Any]
     least: float | None
     most: float | None
-    several: bool  # a comma list
+    several: bool  # a comma list, or of `line` one a line
     nullable: bool  # an empty input says null, which is something else than the default
 
 
@@ -103,6 +124,10 @@ class Form:
 
     def _field(self, item: Schema, told: Schema, path: str, *, several: bool) -> Field:
         words = ": ".join(path.split(".")[1:] or [path]).replace("_", " ").capitalize()
+        if item["type"] == "object":
+            item = {**item, "type": "pairs"}
+        elif path in _LINES:
+            item = {**item, "type": "line"}
         kind: str = _KINDS.get(item.get("format", ""), "text") if item["type"] == "string" else item["type"]
         return Field(
             path=path,
@@ -127,9 +152,11 @@ class Form:
         return {str(each["properties"].get("name", {}).get("const", at)): each for at, each in enumerate(found)}
 
     def _plain(self, told: Schema) -> Schema | None:
-        """The one kind of value beside null; None where there are several."""
+        """The one kind of value beside null, `json` where it may be any; None where there are several."""
         kinds = [self._resolved(part) for part in told.get("anyOf", [told])]
         kinds = [kind for kind in kinds if kind.get("type") != "null"]
+        if kinds == [{}]:
+            return {"type": "json"}
         return kinds[0] if len(kinds) == 1 and "type" in kinds[0] else None
 
     def _resolved(self, told: Schema) -> Schema:
@@ -139,4 +166,42 @@ class Form:
 
 
 JOB = Form(JobRequest, _LABELS)
+API = Form(ApiSpec, _API_LABELS)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """How an API that does not speak the Open Inference Protocol is described: what it needs to have said, and the rest."""
+
+    title: str
+    first: Sequence[Field]
+    more: Sequence[Field]
+
+
+def _adapter(name: str, title: str, first: Collection[str]) -> Adapter:
+    needed = API.fields(name, only=first)
+    return Adapter(title, needed, [field for field in API.fields(name) if field not in needed])
+
+
+ADAPTERS = {
+    "classify": _adapter("classify", "What it takes and tells", ("labels", "size", "max_images")),
+    "custom": _adapter(
+        "custom",
+        "How it is asked, and where its answer holds the scores",
+        ("template", "encoding", "size", "scores", "classes", "labels", "max_images"),
+    ),
+}
+EXAMPLES = {
+    "classify.labels": "cat\ndog",
+    "classify.size": "224",
+    "custom.template": '{"inputs": "{{image}}"}',
+    "custom.size": "224",
+    "custom.scores": "/predictions/*/score",
+    "custom.labels_at": "/predictions/*/label",
+    "custom.labels": "cat\ndog",
+    "custom.classes": "10",
+    "custom.headers": "X-Model: flowers",
+    "custom.key_header": "Authorization, as a bearer key",
+}
+"""What an empty field of an adapter shows."""
 ZOO_KEY = Form(KeyRequest, _KEY_LABELS)

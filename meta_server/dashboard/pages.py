@@ -9,7 +9,7 @@ from contracts.estimates import EstimateRequest
 from contracts.jobs import JobStatus
 from contracts.problems import ProblemError
 from meta_server.dashboard import zoo_pages
-from meta_server.dashboard.forms import JOB
+from meta_server.dashboard.forms import ADAPTERS, EXAMPLES, JOB
 from meta_server.dashboard.look import page
 from meta_server.routes.access import CallerDep, ServicesDep, authorised, caller_of, owned, sessions
 from meta_server.routes.description import After
@@ -97,6 +97,8 @@ async def new_job(request: Request) -> Response:
         evaluation=JOB.fields("evaluation"),
         running=JOB.fields(only=_RUNNING),
         webhook=JOB.fields("webhook"),
+        adapters=ADAPTERS,
+        examples=EXAMPLES,
         probe_images=EstimateRequest.model_fields["probe_images"].default,
     )
 

@@ -50,8 +50,8 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** Every fault beside its field; those of no field of the form in a sentence. Focus goes to the first. */
-export function showFaults(form, { message, faults }) {
+/** Every fault beside its field; those of no field of the form in a sentence. Focus goes to the first, unless it is to stay. */
+export function showFaults(form, { message, faults }, moves = true) {
   clearFaults(form);
   const homeless = [];
   for (const [path, text] of Object.entries(faults)) {
@@ -69,7 +69,7 @@ export function showFaults(form, { message, faults }) {
     for (let around = input.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
   }
   tell([message, ...homeless].join(" "), true);
-  form.querySelector("[aria-invalid]")?.focus();
+  if (moves) form.querySelector("[aria-invalid]")?.focus();
 }
 
 /** As if nothing had been refused. */

@@ -1,7 +1,7 @@
 // The form that builds a job: the same JSON as over REST, and every fault beside its field.
 
 import { call, clearFaults, element, Refused, showFaults } from "./api.js";
-import { read } from "./form.js";
+import { fill, read, unreadable } from "./form.js";
 
 const form = document.getElementById("job");
 const apis = document.getElementById("apis");
@@ -10,8 +10,15 @@ const evaluate = document.getElementById("evaluate");
 const PAUSE = 400; // milliseconds without typing, after which the estimate is told anew
 const sent = crypto.getRandomValues(new Uint32Array(4)).join("-"); // a second click makes no second job
 
+let made = 0;
+
 function addApi(url = "", key = "") {
   const row = template.content.cloneNode(true).firstElementChild;
+  made += 1;
+  for (const input of row.querySelectorAll("[data-adapter] [name]")) input.dataset.part = input.name;
+  for (const attribute of ["id", "for", "aria-describedby"]) {
+    for (const each of row.querySelectorAll(`[${attribute}]`)) each.setAttribute(attribute, `${each.getAttribute(attribute)}-${made}`);
+  }
   const [address, secret] = row.querySelectorAll("input");
   address.value = url;
   secret.value = key;
@@ -49,20 +56,9 @@ function open(row, shown) {
   row.querySelector("[data-more]").setAttribute("aria-expanded", String(shown));
 }
 
-// Where a description of an API begins: what it takes and where its answer holds the scores is for the person to say.
-const BEGINNINGS = {
-  classify: { labels: ["cat", "dog"], size: 224, field: "files", max_images: 1 },
-  custom: { template: { image: "{{image}}" }, encoding: "png", size: 224, scores: "/scores", classes: 10 },
-};
-
 /** Ask for the description that an adapter needs; `oip` needs none. */
 function describe(row, adapter) {
-  const place = row.querySelector("[data-options]");
-  const text = place.querySelector("textarea");
-  place.hidden = !(adapter in BEGINNINGS);
-  text.dataset.part = place.hidden ? "options" : adapter;
-  if (!place.hidden) text.value = JSON.stringify(BEGINNINGS[adapter], null, 2);
-  renumber();
+  for (const options of row.querySelectorAll("[data-adapter]")) options.hidden = options.dataset.adapter !== adapter;
 }
 
 function sameHost(one, other) {
@@ -82,6 +78,7 @@ function body() {
   const method = form.elements["method.name"].value;
   read(form, job, (input) => {
     const options = input.closest("[data-method]");
+    if (input.closest(".api-row")) return false;
     return (!options || options.dataset.method === method) && (evaluate.checked || !input.name.startsWith("evaluation."));
   });
   if (takesWeights(job)) for (const each of job.apis) each.access = "weights";
@@ -93,22 +90,29 @@ const takesWeights = (job) => job.method.gradients?.source === "weights";
 /** One row. */
 function api(row) {
   const told = {};
-  for (const input of row.querySelectorAll("[data-part]")) {
+  for (const input of row.querySelectorAll("[data-part]:not([data-kind])")) {
     const value = input.value.trim();
-    const { part } = input.dataset;
-    if (part in BEGINNINGS) told[part] = parsed(value);
-    else if (part === "url" || (value && part !== "options" && value !== "oip")) told[part] = value;
+    if (input.dataset.part === "url" || (value && value !== "oip")) told[input.dataset.part] = value;
+  }
+  const options = row.querySelector("[data-adapter]:not([hidden])");
+  if (options) {
+    told[options.dataset.adapter] = {};
+    fill(options.querySelectorAll("[data-kind]"), told, (input) => input.dataset.part);
   }
   return told;
 }
 
-/** JSON, or the text itself where it is none: the server says so beside the field. */
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
+/** What cannot be sent at all, as faults by the names of its fields. */
+function unsendable() {
+  const found = [...form.elements].filter((input) => input.dataset.kind && !input.closest("[data-adapter][hidden], [data-method][hidden]"));
+  return Object.fromEntries(found.map((input) => [input.name, unreadable(input)]).filter(([, told]) => told));
+}
+
+/** Faults beside the fields that a person has been to; of the others nothing is said before the job is sent. */
+function showKnown(faults) {
+  const been = (path) => [...form.elements].some((input) => "been" in input.dataset && (path === input.name || path.startsWith(`${input.name}.`)));
+  clearFaults(form);
+  showFaults(form, { message: "", faults: Object.fromEntries(Object.entries(faults).filter(([path]) => been(path))) }, false);
 }
 
 function renew() {
@@ -128,12 +132,17 @@ async function estimate() {
   if (!job.apis.every(({ url }) => url) || !(job.budget?.queries > 0)) return summarise({ APIs: "give each a URL", Images: "give a budget" });
   for (const api of job.apis) delete api.api_key;
   const mine = ++asked;
+  const first = unsendable();
   try {
     const told = await call("POST", "/v1/jobs/estimate", job);
-    if (mine === asked) summarise(lines(told), told.accuracy && measured(told.accuracy));
+    if (mine !== asked) return;
+    showKnown(first);
+    summarise(lines(told), told.accuracy && measured(told.accuracy));
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
-    if (mine === asked) summarise({ Estimate: "once the fields are right" }, Object.entries(refused.faults).map(([field, told]) => `${field}: ${told}`)[0] || refused.message);
+    if (mine !== asked) return;
+    showKnown({ ...refused.faults, ...first });
+    summarise({ Estimate: "once the fields are right" }, Object.entries(refused.faults).map(([field, told]) => `${field}: ${told}`)[0] || refused.message);
   }
 }
 
@@ -190,7 +199,7 @@ async function probe() {
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
     summarise({ Probe: "not made" });
-    showFaults(form, refused);
+    refuse(refused);
   } finally {
     button.disabled = false;
   }
@@ -203,11 +212,18 @@ function summarise(rows, note = "") {
 }
 
 form.addEventListener("input", renew);
+form.addEventListener("change", ({ target }) => {
+  target.dataset.been = "";
+  renew();
+});
 document.getElementById("probe").addEventListener("click", probe);
 document.getElementById("add-api").addEventListener("click", () => addApi().querySelector("input").focus());
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   renumber();
+  for (const input of form.elements) input.dataset.been = "";
+  const first = unsendable();
+  if (Object.keys(first).length) return refuse({ message: "Nothing was sent: a field cannot be read.", faults: first });
   const start = document.getElementById("start");
   start.disabled = true;
   try {
@@ -217,10 +233,19 @@ form.addEventListener("submit", async (event) => {
     location.assign(`/jobs/${job.id}`);
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
-    showFaults(form, refused);
+    refuse(refused);
     start.disabled = false;
   }
 });
+
+/** Every fault, where it can be seen. */
+function refuse(refused) {
+  for (const path of Object.keys(refused.faults)) {
+    const [, at, part] = path.split(".");
+    if (path.startsWith("apis.") && !["url", "api_key", "price_per_1k"].includes(part)) open(apis.children[at], true);
+  }
+  showFaults(form, refused);
+}
 
 addApi();
 renew();
