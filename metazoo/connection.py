@@ -81,8 +81,7 @@ def takes_server(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def connected(server: Server) -> Iterator["Metazoo"]:
     """A client, whose errors become one line and an exit code. A profile goes before a ready file."""
-    from client import InvalidAnswer, Metazoo, MetazooError, RateLimited, Unauthorized
-    from client.errors import ApiUnavailable
+    from client import Metazoo
 
     key: str | None
     url: str | None
@@ -92,9 +91,17 @@ def connected(server: Server) -> Iterator["Metazoo"]:
         ready = read_ready_file(server.ready_file) if server.ready_file is not None else {}
         key = secret_from(server.api_key_env) if server.api_key_env is not None else ready.get("api_key")
         url = server.url or ready.get("server_url")
+    with told(), Metazoo(url, key) as metazoo:
+        yield metazoo
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turns what the SDK raises into one line and an exit code."""
+    from client import ApiUnavailable, InvalidAnswer, MetazooError, RateLimited, Unauthorized
+
     try:
-        with Metazoo(url, key) as metazoo:
-            yield metazoo
+        yield
     except (ApiUnavailable, InvalidAnswer, RateLimited, Unauthorized) as error:
         fail(str(error), UNREACHABLE)
     except MetazooError as error:

@@ -52,6 +52,23 @@ def delete(
 
 @app.command()
 @takes_server
+def events(
+    server: Server,
+    job_id: JobId,
+    after: Annotated[str | None, typer.Option(help="The id of the last event seen.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What has happened so far; `watch` goes on."""
+    from metazoo.watch import line
+
+    with connected(server) as metazoo:
+        for event in metazoo.jobs.retrieve(named(metazoo.jobs, job_id)).events(after=after):
+            if said := event.model_dump_json() if as_json else line(event):
+                typer.echo(said)
+
+
+@app.command()
+@takes_server
 def metrics(
     server: Server,
     job_id: JobId,

@@ -1,5 +1,7 @@
 """`metazoo server`: the meta server, its settings, and who may call it."""
 
+from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,11 +78,17 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose it is or what it is for.")],
     tenant: Annotated[str, typer.Option(help="Whose jobs and models it sees.")] = DEFAULT_TENANT,
     role: Annotated[Role, typer.Option(help="What it may do.")] = Role.USER,
+    expires: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="When it ends; a date is UTC.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its secret is printed this once."""
+    wanted = {"name": name, "tenant": tenant, "role": role}
+    if expires is not None:
+        wanted["expires_at"] = (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).isoformat()
     with connected(server) as metazoo:
-        key = metazoo.admin.create_key({"name": name, "tenant": tenant, "role": role})
+        key = metazoo.admin.create_key(wanted)
     typer.echo(key.model_dump_json() if as_json else key.secret)
 
 
@@ -109,6 +117,21 @@ def revoke(
     with connected(server) as metazoo:
         key = metazoo.admin.revoke_key(key_id)
     typer.echo(key.model_dump_json() if as_json else f"{key.id} revoked")
+
+
+@app.command()
+@takes_server
+def audit(
+    server: Server,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """What callers asked for, newest first: every request that was more than a look."""
+    with connected(server) as metazoo:
+        for entry in islice(metazoo.admin.audit(), limit):
+            when = f"{entry.time.astimezone():%Y-%m-%d %H:%M:%S}"
+            line = f"{when}  {entry.tenant}  {entry.key}  {entry.status}  {entry.action}"
+            typer.echo(entry.model_dump_json() if as_json else line)
 
 
 @app.command()

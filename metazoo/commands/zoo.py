@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metazoo.commands import zoo_build, zoo_import
+from metazoo.commands import zoo_build, zoo_import, zoo_use
 from metazoo.connection import UNREACHABLE, USAGE, AsJson, fail, secret_from
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from api_zoo.inference import Model
     from api_zoo.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys.")
+app = typer.Typer(no_args_is_help=True, help="Make a zoo of teachers, host it as APIs, manage its keys; ask one.")
 keys = typer.Typer(no_args_is_help=True, help="Keys of a running zoo. Needs its admin key in METAZOO_ZOO_ADMIN_KEY.")
 app.add_typer(keys, name="keys")
 
@@ -27,6 +27,8 @@ BAD_ZOO = 1  # the folder cannot be built or hosted
 
 app.command()(zoo_build.build)
 app.command("import")(zoo_import.import_file)
+for _command in (zoo_use.models, zoo_use.predict, zoo_use.usage):
+    app.command(_command.__name__)(_command)
 
 
 @app.command()

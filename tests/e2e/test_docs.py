@@ -1,16 +1,21 @@
 """The documentation is true: its commands and scripts run, its links lead somewhere, its reference is the code's."""
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 
 from client import Metazoo
+from contracts.jobs import ApiSpec
+from metazoo.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -108,6 +113,47 @@ def test_the_example_of_any_endpoint_runs_against_an_mlserver(up, foreign_port: 
         told = run_to_the_end([sys.executable, str(FOREIGN)], tmp_path, **of(up), OIP_URL=served.url)
     assert "tells 5 classes apart" in told
     assert "paid for 256 of 256 images" in told
+
+
+def untested() -> list[pytest.param]:
+    """Every block in sh or python that is not run."""
+    return [
+        pytest.param(language, code, id=f"{page.relative_to(ROOT)}: {note}")
+        for page in PAGES
+        for language, note, code in FENCE.findall(page.read_text())
+        if language in {"sh", "python"} and note.startswith("untested: ")
+    ]
+
+
+@pytest.mark.parametrize(("language", "code"), untested())
+def test_a_block_that_is_not_run_could_be(language: str, code: str) -> None:
+    """Python compiles; scripts are there, and `metazoo` takes these options."""
+    if language == "python":
+        compile(code, "block", "exec")
+        return
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["metazoo"]:
+            command = typer.main.get_command(app)
+            name, rest = "metazoo", words[1:]
+            while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+                name, command, rest = rest[0], command.commands[rest[0]], rest[1:]
+            command.make_context(name, rest)
+        elif words[:1] and words[0].startswith("scripts/"):
+            assert (ROOT / words[0]).exists(), line
+
+
+def test_every_description_of_an_api_is_one() -> None:
+    """The JSON of the pages that describes an API."""
+    found = [
+        json.loads(code)
+        for page in PAGES
+        for language, _, code in FENCE.findall(page.read_text())
+        if language == "json" and '"adapter"' in code
+    ]
+    assert len(found) >= 2
+    for told in found:
+        ApiSpec.model_validate(told)
 
 
 def test_every_example_is_named_in_the_readme() -> None:

@@ -141,9 +141,16 @@ async function estimate() {
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
     if (mine !== asked) return;
-    showKnown({ ...refused.faults, ...first });
-    summarise({ Estimate: "once the fields are right" }, Object.entries(refused.faults).map(([field, told]) => `${field}: ${told}`)[0] || refused.message);
+    const faults = { ...refused.faults, ...first };
+    showKnown(faults);
+    summarise({ Estimate: "once the fields are right" }, Object.entries(faults).map(([path, told]) => `${called(path)}: ${told}`)[0] || refused.message);
   }
+}
+
+/** What the form calls the field that a fault names. */
+function called(path) {
+  const input = [...form.elements].find(({ name }) => name && (path === name || path.startsWith(`${name}.`)));
+  return input?.labels[0]?.innerText.trim().split("\n")[0] || path;
 }
 
 const measured = (accuracy) => `Accuracy is read off our own measurements (${accuracy.measured_on}); your task may be easier or harder.`;

@@ -25,17 +25,17 @@ def test_a_whole_job_from_its_form_to_a_prediction(
 
     apis = up.apis
     page.get_by_label("URL").fill(apis[0]["url"])
-    page.get_by_label("Key").fill(apis[0]["api_key"])
+    page.get_by_label("Key", exact=True).fill(apis[0]["api_key"])
     for at, api in enumerate(apis[1:], 1):
         page.get_by_role("button", name="Add an API").click()
         page.get_by_label("URL").nth(at).fill(api["url"])
-        page.get_by_label("Key").nth(at).fill(api["api_key"])
+        page.get_by_label("Key", exact=True).nth(at).fill(api["api_key"])
     page.get_by_label("Images in all").fill("240")
     page.get_by_text("Options of pqd").click()
     page.locator("details[open]").get_by_label("Steps", exact=True).fill("40")
     page.get_by_text("More of the evaluation").click()
     page.locator("#evaluation").get_by_label("Episodes", exact=True).fill("20")
-    page.get_by_label("Name").fill(f"By hand, {look}")
+    page.get_by_label("Name", exact=True).fill(f"By hand, {look}")
     estimate = page.get_by_role("complementary", name="Estimate")
     estimate.get_by_text("at most 240").wait_for()
     page.get_by_label("Images in all").fill("5000")
