@@ -63,16 +63,17 @@ def find_binary() -> Path:
     return binary
 
 
-def start(directory: Path, *, timeout: float = 20) -> RedisServer:
+def start(directory: Path, *, port: int | None = None, timeout: float = 20) -> RedisServer:
     """Start a server that keeps its data and password in `directory` (made private), and wait until it answers.
 
+    On this port, or on one that is free: with the port of an earlier one the URL is the same as well.
     Raises `RedisServerError` if it ends or stays silent for `timeout` seconds.
     """
     binary = find_binary()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = _password(directory / "password")
     log = directory / "redis.log"
-    port = free_port()
+    port = port or free_port()
     config = directory / "redis.conf"
     private_files.write(
         config,

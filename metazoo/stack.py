@@ -1,17 +1,24 @@
-"""The whole service on one machine: Redis, zoo, server and both workers as children, each waited for until ready."""
+"""The whole service on one machine: Redis, zoo, server and both workers as children, each waited for until ready.
+
+A child that ends by itself is started again, as a container would be: jobs outlive whatever is killed.
+"""
 
 import fcntl
 import json
 import os
 import secrets
 import shlex
+import subprocess
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from metazoo import children, private_files, redis_server
 from metazoo.children import Child
@@ -19,6 +26,7 @@ from metazoo.children import Child
 START_TIMEOUT = 90.0  # seconds; importing torch on a busy machine takes many of them
 # A worker asked to stop finishes or hands back its task within its soft shutdown of 30 s.
 STOP_TIMEOUT = 40.0
+RESTARTS, WITHIN = 5, 60.0  # of one part within so many seconds: beyond, starting it again will not help
 
 
 class StackError(Exception):
@@ -67,7 +75,9 @@ class Stack:
     on_ready: Callable[[str], None] = lambda name: None
     ready: Ready = field(init=False)
     _redis: redis_server.RedisServer | None = field(default=None, init=False)
-    _children: list[Child] = field(default_factory=list, init=False)
+    _children: dict[str, Child] = field(default_factory=dict, init=False)
+    _starts: dict[str, Callable[[], object]] = field(default_factory=dict, init=False)
+    _ends: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
     _lock: Any = field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -87,7 +97,32 @@ class Stack:
         """Name of a part that has ended although nobody asked it to, or None."""
         if self._redis is not None and self._redis.process.poll() is not None:
             return "redis"
-        return next((child.name for child in self._children if child.process.poll() is not None), None)
+        return next((name for name, child in self._children.items() if child.process.poll() is not None), None)
+
+    def revive(self) -> str | None:
+        """Start again a part that has ended, if one has: its name and how it ended, in words for people.
+
+        Raises `StackError` when it ended too often for that to help, or Redis does not come up.
+        """
+        name = self.ended()
+        if name is None:
+            return None
+        process = self._process(name)
+        how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "ended by itself"
+        now = time.monotonic()
+        self._ends[name] = [end for end in self._ends[name] if now - end < WITHIN] + [now]
+        if len(self._ends[name]) > RESTARTS:
+            log = self.log_of(name)
+            raise StackError(
+                f"{name} {how}, as it did {RESTARTS} times in the {WITHIN:.0f} s before. "
+                f"Its log {log} ends:\n{children.last_words(log)}"
+            )
+        self._starts[name]()
+        self.ready.pids[name] = self._process(name).pid
+        return f"{name} {how}"
+
+    def _process(self, name: str) -> subprocess.Popen[bytes]:
+        return self._redis.process if name == "redis" and self._redis else self._children[name].process
 
     def log_of(self, name: str) -> Path:
         """Where the named part logs."""
@@ -95,14 +130,15 @@ class Stack:
 
     def stop(self) -> None:
         """Stop workers first, Redis last, so that each can still write down where it was."""
-        for child in reversed(self._children):
+        parts = list(reversed(self._children.values()))
+        for child in parts:
             child.ask_to_stop()
         deadline = time.monotonic() + STOP_TIMEOUT
         try:
-            for child in reversed(self._children):
+            for child in parts:
                 child.stop(max(0.0, deadline - time.monotonic()))
         finally:
-            for child in self._children:
+            for child in parts:
                 child.stop(0)
             self._children.clear()
             if self._redis is not None:
@@ -125,11 +161,8 @@ class Stack:
 
         redis_url = os.environ.get("REDIS_URL")
         if redis_url is None:
-            try:
-                self._redis = redis_server.start(self.data_dir / "redis")
-            except redis_server.RedisServerError as error:
-                raise StackError(str(error)) from error
-            redis_url = self._redis.url
+            self._starts["redis"] = self._start_redis
+            redis_url = self._start_redis()
         self.on_ready("redis")
 
         zoo_port, server_port = redis_server.free_port(), redis_server.free_port()
@@ -152,8 +185,8 @@ class Stack:
             "learn": ["worker", "learn", "--name", f"learn-{run}"],
         }
         for name, arguments in commands.items():
-            started = children.start(name, arguments, environment=environment, log=self.log_of(name))
-            self._children.append(started)
+            self._starts[name] = partial(self._start_child, name, arguments, environment)
+            self._starts[name]()
         self._wait("zoo", lambda: _answers(f"{zoo_url}/v2/health/ready"))
         self._wait("server", lambda: _answers(f"{server_url}/health/ready"))
         pings = _WorkerPings(redis_url)
@@ -167,9 +200,23 @@ class Stack:
             api_key=kept["server_api_key"],
             zoo_admin_key=kept["zoo_admin_key"],
             models=models(zoo_url, kept, private),
-            pids={child.name: child.process.pid for child in self._children}
+            pids={name: child.process.pid for name, child in self._children.items()}
             | ({"redis": self._redis.process.pid} if self._redis else {}),
         )
+
+    def _start_redis(self) -> str:
+        """Where it is: the same as before, if it ran before."""
+        port = urlsplit(self._redis.url).port if self._redis else None
+        try:
+            self._redis = redis_server.start(self.data_dir / "redis", port=port)
+        except redis_server.RedisServerError as error:
+            raise StackError(str(error)) from error
+        return self._redis.url
+
+    def _start_child(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+        if name in self._children:
+            self._children[name].stop(0)  # what may be left of its group
+        self._children[name] = children.start(name, arguments, environment=environment, log=self.log_of(name))
 
     def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT

@@ -28,9 +28,11 @@ def up(
     ] = None,
     acquirers: Annotated[int, typer.Option(min=1, help="APIs asked at once.")] = 32,
 ) -> None:
-    """Start Redis, the zoo, the server and two workers on this machine; stop them all on Ctrl-C."""
+    """Start Redis, the zoo, the server and two workers on this machine; stop them all on Ctrl-C.
+
+    A part that ends by itself is started again, and jobs go on.
+    """
     from metazoo import private_files
-    from metazoo.children import last_words
     from metazoo.demo_zoo import ensure
     from metazoo.stack import Stack, StackError
 
@@ -54,14 +56,14 @@ def up(
             console.print(f"next       source {shell_file}  (in another shell)", soft_wrap=True)
             console.print("Ctrl-C stops everything.")
             try:
-                while (ended := stack.ended()) is None:
+                while True:
+                    if told := stack.revive():
+                        console.print(f"{told} and is started again; jobs go on", markup=False)
+                        private_files.write(ready_file, stack.ready.to_json())
                     time.sleep(0.2)
             finally:
                 ready_file.unlink(missing_ok=True)
                 shell_file.unlink(missing_ok=True)
-            log = stack.log_of(ended)
-            console.print(f"{ended} ended by itself. Its log {log} ends:\n{last_words(log)}", markup=False)
-            sys.exit(1)
     except StackError as error:
         console.print(f"metazoo up: {error}", markup=False)
         sys.exit(1)
