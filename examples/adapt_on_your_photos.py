@@ -2,8 +2,9 @@
 
     METAZOO_URL=… METAZOO_API_KEY=… python examples/adapt_on_your_photos.py [PHOTOS]
 
-PHOTOS holds a folder for each class, named after it, and one named `new` with the photos to label; without it, small pictures
-of three classes are drawn. Takes the newest meta-model of the server. Needs metazoo[client], Pillow and numpy.
+PHOTOS is as in the quickstart: `support` with a folder for each class, named after it, and `new` with the photos to label;
+without it, small pictures of three classes are drawn. Takes the newest meta-model of the server. Needs metazoo[client], Pillow
+and numpy.
 """
 
 import sys
@@ -19,12 +20,12 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def draw(folder: Path) -> None:
-    """Three classes of noisy colours, six pictures of each in a folder of its own and two in `new`."""
+    """Three classes of noisy colours, six pictures of each to learn from and two in `new`."""
     rng = np.random.default_rng(0)
     for name, colour in {"rust": (190, 90, 40), "moss": (70, 130, 50), "slate": (80, 90, 130)}.items():
         for number in range(8):
             pixels = (np.array(colour) + rng.normal(0, 25, (48, 64, 3))).clip(0, 255).astype(np.uint8)
-            place = folder / ("new" if number >= 6 else name) / f"{name}-{number}.png"
+            place = folder / ("new" if number >= 6 else f"support/{name}") / f"{name}-{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place)
 
@@ -40,7 +41,7 @@ with tempfile.TemporaryDirectory() as drawn, Metazoo() as metazoo:
     else:
         folder = Path(drawn)
         draw(folder)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "new")
+    classes = sorted(path for path in (folder / "support").iterdir() if path.is_dir())
     support = [(photo, place.name) for place in classes for photo in photos(place)]
     asked = photos(folder / "new")
 

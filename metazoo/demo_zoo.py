@@ -17,7 +17,8 @@ def ensure(folder: Path, console: Console) -> Path:
     if not (folder / "manifest.json").exists():
         console.print(f"Training {TEACHERS} glyph teachers into {folder}; this happens once.", markup=False)
     build = ["zoo", "build", "--dataset", "glyphs", "--teachers", str(TEACHERS), "--ways", "5", "--seed", "0"]
-    done = subprocess.run([sys.executable, "-m", "metazoo", *build, "--out", str(folder)], check=False)
+    command = [sys.executable, "-m", "metazoo", *build, "--out", str(folder)]
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # which says to host it: so do we
     if done.returncode:
         raise SystemExit(done.returncode)
     return folder

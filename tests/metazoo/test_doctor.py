@@ -1,6 +1,7 @@
 """`metazoo doctor` tells what is there, what is not, and what breaks the promise; it shows no secret."""
 
 import json
+from pathlib import Path
 
 import pytest
 import redis
@@ -11,7 +12,14 @@ from metazoo.cli import app
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("REDIS_URL", "METAZOO_ARTIFACTS", "METAZOO_DATA", "METAZOO_URL", "METAZOO_ZOO_URL"):
+    for variable in (
+        "REDIS_URL",
+        "METAZOO_ARTIFACTS",
+        "METAZOO_DATA",
+        "METAZOO_URL",
+        "METAZOO_ZOO_URL",
+        "METAZOO_READY_FILE",
+    ):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -27,7 +35,11 @@ def told(expected: int = 0) -> dict[str, list[tuple[str, str]]]:
 
 def test_without_any_setting_nothing_is_at_fault() -> None:
     found = told()
-    assert found["server"] == [("not set", "METAZOO_URL is not set")]
+    ((state, words),) = found["server"]
+    assert state == "not set"
+    assert "METAZOO_URL is not set: `metazoo up`" in words
+    assert found["workers"][0][0] == "not set"
+    assert found["gpu"][0][0] in ("ok", "not set", "warning")
     assert "glyphs" in found["data sets"][0][1]
     assert "worker" in found["extras"][0][1]
     shown = CliRunner().invoke(app, ["doctor"])
@@ -42,6 +54,28 @@ def test_what_cannot_be_reached_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     found = told(1)
     assert [found[about][0][0] for about in ("redis", "server", "artefacts")] == ["fault"] * 3
     assert "hidden-secret" not in str(found)
+
+
+@pytest.mark.redis
+def test_kinds_of_worker_that_are_missing_are_told_with_how_to_start_them(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready.json"
+    ready.write_text(json.dumps({"redis_url": redis_url}))
+    monkeypatch.setenv("METAZOO_READY_FILE", str(ready))
+    found = told()
+    assert found["redis"][0][0] == "ok"
+    assert [state for state, _ in found["workers"]] == ["warning", "warning"]
+    assert "start `metazoo worker acquire`" in found["workers"][0][1]
+    assert "start `metazoo worker learn`" in found["workers"][1][1]
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    there = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0" or there(path))
+    ((state, words),) = told()["gpu"]
+    assert (state, "cannot use it" in words) == ("warning", True)
 
 
 @pytest.mark.redis
