@@ -22,6 +22,7 @@ from client.job import AsyncJob, AsyncJobPage, Job, JobPage
 from client.model import Answer, AsyncModel, Model, ModelInfo
 from client.zoo import ZooModel
 from contracts.adaptation import AdaptedModel, AdaptedModelPage, Prediction, PredictResponse
+from contracts.image_sets import ImageSet, ImageSetPage
 from contracts.jobs import Event, JobRequest, JobStatus
 from contracts.meta_models import MetaModel, MetaModelPage
 
@@ -37,6 +38,8 @@ __all__ = [
     "BudgetExhausted",
     "Conflict",
     "Event",
+    "ImageSet",
+    "ImageSetPage",
     "InProgress",
     "InvalidAnswer",
     "InvalidRequest",

@@ -10,6 +10,7 @@ from client._flow import AsyncDriver, Driver
 from client.adapted_models import AdaptedModels, AsyncAdaptedModels
 from client.admin import Admin, AsyncAdmin
 from client.errors import NotConfigured
+from client.image_sets import AsyncImageSets, ImageSets
 from client.jobs import AsyncJobs, Jobs
 from client.meta_models import AsyncMetaModels, MetaModels
 from client.zoo import AsyncZoo, Zoo
@@ -62,6 +63,11 @@ class Metazoo:
     def adapted_models(self) -> AdaptedModels:
         """Ask what was adapted from meta-models; list it, end it."""
         return AdaptedModels(_needed(self._server, _NO_SERVER))
+
+    @property
+    def image_sets(self) -> ImageSets:
+        """Images of one's own that jobs may ask about."""
+        return ImageSets(_needed(self._server, _NO_SERVER))
 
     @property
     def admin(self) -> Admin:
@@ -120,6 +126,11 @@ class AsyncMetazoo:
     def adapted_models(self) -> AsyncAdaptedModels:
         """Ask what was adapted from meta-models; list it, end it."""
         return AsyncAdaptedModels(_needed(self._server, _NO_SERVER))
+
+    @property
+    def image_sets(self) -> AsyncImageSets:
+        """Images of one's own that jobs may ask about."""
+        return AsyncImageSets(_needed(self._server, _NO_SERVER))
 
     @property
     def admin(self) -> AsyncAdmin:

@@ -8,8 +8,9 @@ from pydantic import Field, SecretStr, StringConstraints, field_validator, model
 
 from contracts._base import Input, Name, Place, Record, Tag, plain_http, refuse
 from contracts.adapters import ClassifyOptions, CustomOptions
+from contracts.image_sets import ID as IMAGE_SET
 from contracts.meta_models import BackboneConfig, Evaluation, Score
-from contracts.methods import MethodOptions, PqdOptions
+from contracts.methods import MethodOptions, PqdOptions, ProceduralQueries
 from contracts.money import Currency, Money, Price
 from contracts.webhooks import Webhook
 
@@ -160,6 +161,12 @@ class JobRequest(Input):
         description="Pixels a side of the query images and of what the meta-model takes; an API that takes another size gets "
         "them resized. Default: the size of the API that tells its own first.",
     )
+    unlabeled: str | None = Field(
+        None,
+        pattern=f"^{IMAGE_SET}$",
+        description="Id of an image set: its images are asked about, resized to each API's input, in place of images made from "
+        "the seed. As many as the budget allows, drawn by the seed; where they are fewer, each goes to more APIs.",
+    )
     evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to learn: `cuda` waits for a learner with a GPU; `auto` takes what its learner has."
@@ -181,6 +188,9 @@ class JobRequest(Input):
         if self.budget.queries < len(urls):
             message = f"{self.budget.queries} is less than one image for each of {len(urls)} APIs"
             found.append((("budget", "queries"), message))
+        if self.unlabeled is not None and not isinstance(self.method, ProceduralQueries):
+            message = f"{self.method.name} makes its images as it goes: leave it out, or choose pqd or distill_average"
+            found.append((("unlabeled",), message))
         if self.budget.cost is not None:
             unpriced = [index for index, api in enumerate(self.apis) if api.price_per_1k is None]
             found += [(("apis", index, "price_per_1k"), "is required with budget.cost") for index in unpriced]

@@ -72,6 +72,9 @@ class MetaModel(Record):
         description="Images that went forward or back through published weights, which costs no query; null where APIs "
         "were asked.",
     )
+    unlabeled: str | None = Field(
+        None, description="Image set that the APIs were asked about; null where the images were made from the seed."
+    )
     tags: list[str] = Field([], description="To group meta-models by; at first the job's.")
     notes: str = Field("", description="Whatever the next person should know.")
 

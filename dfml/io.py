@@ -41,12 +41,14 @@ def save(
     score: Score | None = None,
     random_score: Score | None = None,
     teacher_passes: int | None = None,
+    unlabeled: str | None = None,
 ) -> dict[str, str]:
     """Write a meta-model into `folder` (made if missing) and return file name -> SHA-256.
 
     record: what metrics.json holds beside the scores: plain JSON values, such as the training losses.
     apis: SHA-256 of each API's URL. queries: images paid for. version: of Metazoo. teacher_passes: images that went forward or
-    back through published weights; None where answers were learned from.
+    back through published weights; None where answers were learned from. unlabeled: the image set that was asked about; None
+    where the images were made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -70,6 +72,7 @@ def save(
         "seed": seed,
         "version": version,
         "teacher_passes": teacher_passes,
+        "unlabeled": unlabeled,
     }
     files = {
         CONFIG: _json(config),
@@ -146,7 +149,7 @@ def _card(
     random_score: Score | None,
 ) -> str:
     config, (_, height, width) = backbone.config, backbone.input_shape
-    passes = provenance["teacher_passes"]
+    passes, own = provenance["teacher_passes"], provenance["unlabeled"]
     lines = [
         "---",
         "library_name: metazoo",
@@ -157,7 +160,8 @@ def _card(
         "",
         f"A {config.backbone} backbone of width {config.width} for {height}x{width} images, learned from the "
         f"{'answers' if passes is None else 'published weights'} of "
-        f"{len(provenance['apis'])} classification APIs by `{provenance['method']}`. No training data was seen.",
+        f"{len(provenance['apis'])} classification APIs by `{provenance['method']}`. "
+        + ("No training data was seen." if own is None else f"They were asked about the unlabelled images of `{own}`."),
         "It takes RGB images, uint8 or in [0, 1], and gives "
         f"{backbone.dim} features; adapt it to a task with a handful of labelled images.",
         "",

@@ -70,6 +70,9 @@ class OrphanSweeper:
             kind, job_id, *rest = path.split("/")
             if kind == "meta-models":
                 owned = "/".join([kind, job_id, *rest[:1]]) in folders
+            elif kind == "image-sets":
+                with store_errors():
+                    owned = bool(await self._redis.exists(keys.image_set(job_id)))
             else:
                 if job_id not in named:
                     named[job_id] = await self._named(job_id)
@@ -83,7 +86,7 @@ class OrphanSweeper:
         return removed
 
     def _older_than(self, before: datetime) -> list[str]:
-        found = [path for folder in ("jobs", "meta-models") for path in self._artifacts.list(folder)]
+        found = [path for folder in ("jobs", "meta-models", "image-sets") for path in self._artifacts.list(folder)]
         return [path for path in found if path.count("/") >= 2 and self._artifacts.modified(path) < before]
 
     async def _folders(self) -> set[str]:

@@ -21,6 +21,7 @@ from meta_server.settings import Settings
 from meta_server.store.access import AccessStore
 from meta_server.store.adapted_models import AdaptedModelStore
 from meta_server.store.artifacts import Artifacts
+from meta_server.store.image_sets import ImageSetStore
 from meta_server.store.jobs import JobStore
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.probes import Probes
@@ -43,6 +44,7 @@ class Services:
     probes: Probes
     meta_models: MetaModelStore
     adapted_models: AdaptedModelStore
+    image_sets: ImageSetStore
     artifacts: Artifacts
     queue: Queue
     beginnings: Beginnings
@@ -98,6 +100,7 @@ async def open_services(settings: Settings, *, redis: Redis | None, queue: Queue
             Probes(redis, secrets=secrets),
             meta_models,
             adapted_models,
+            ImageSetStore(redis),
             artifacts,
             queue,
             beginnings,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from contracts.problems import faults
 from metazoo import runtime
-from metazoo.commands import adapted, data, demo, doctor, job_records, jobs, models, server, up, worker, zoo
+from metazoo.commands import adapted, data, demo, doctor, image_sets, job_records, jobs, models, server, up, worker, zoo
 
 # Third-party package -> the extra that brings it.
 EXTRAS = {
@@ -40,6 +40,7 @@ app.command("worker")(worker.worker)
 jobs.app.add_typer(job_records.app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(image_sets.app, name="images")
 app.add_typer(adapted.app, name="adapted")
 
 

@@ -114,6 +114,10 @@ async def _contradictions(
         from hypothesis import HealthCheck, Phase, given, settings
         from hypothesis import strategies as st
 
+        @schemathesis.serializer("application/zip")
+        def as_it_is(_: Any, value: Any) -> Any:
+            return bytes(value) if isinstance(value, bytes | bytearray) else str(value).encode()
+
         schema = schemathesis.openapi.from_dict(document)
     cases: list[Any] = []
 

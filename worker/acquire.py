@@ -20,7 +20,7 @@ from worker.adapters import open_model
 from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info, check_same_size
-from worker.queries import plan_of, queries_of, resized
+from worker.queries import own_pool, plan_of, resized
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why
@@ -86,7 +86,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
         shape = await store.work.agree_on_shape(job.id, watch.lease, job.request.shape or info.input_shape)
         if not isinstance(job.request.method, ProceduralQueries):
             check_same_size(info, shape)
-        pool = queries_of(job.request, shape).images
+        pool = (await asyncio.to_thread(own_pool, job.request, shape, context.artifacts)).images
         classes = await store.work.agree_on_classes(job.id, watch.lease, api_id, info.classes)
         if classes != info.classes:
             raise BadApi(f"it had {classes} classes before and now has {info.classes}")

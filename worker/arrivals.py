@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from safetensors.torch import load as from_safetensors
 
@@ -16,7 +17,7 @@ from dfml.memory import Answers
 from meta_server.store.stored_job import LATE, LEARN, StoredJob
 from metering.ledger import Outcome, Settled
 from worker.context import Context
-from worker.queries import plan_of, queries_of
+from worker.queries import own_pool, plan_of
 from worker.watch import Watch
 
 TENTHS = (1, 2, 3, 4)  # of all steps, at which what has arrived is taken in; at five, all
@@ -101,8 +102,10 @@ class Arrivals:
     def _answers(self, job: StoredJob, chunks: Sequence[Sequence[Settled]]) -> Answers:
         if self._images is None:
             assert job.input_shape is not None  # noqa: S101 - whoever answered has told it
-            pool = range(plan_of(job.request).images)
-            self._images = torch.from_numpy(queries_of(job.request, job.input_shape).images(pool))
+            pool = np.arange(plan_of(job.request).images)
+            self._images = torch.from_numpy(
+                own_pool(job.request, job.input_shape, self._context.artifacts).images(pool)
+            )
         images = self._images
         probabilities: list[torch.Tensor] = []
         asked = torch.zeros(len(images), len(chunks), dtype=torch.bool)

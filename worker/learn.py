@@ -216,6 +216,7 @@ async def _publish(
         "evaluation": request.evaluation,
         "score": score,
         "random_score": random_score,
+        "unlabeled": request.unlabeled,
         "teacher_passes": int(metrics["teacher_passes"]) if request.takes_weights else None,
     }
     folder = f"meta-models/{job.id}/{watch.lease.fence}"

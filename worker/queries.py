@@ -7,10 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contracts.jobs import JobRequest
+from contracts.jobs import JobError, JobRequest
 from contracts.methods import ProceduralQueries
 from dfml.plans import Plan, plan
 from dfml.procedural import QuerySet, query_set
+from dfml.unlabelled import ImageArchive, OwnImages
+from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
+from meta_server.store.image_sets import archive_of
+from worker.failures import JobFault
 
 JOBS = 4
 
@@ -32,6 +36,20 @@ def _plan(
 ) -> Plan:
     options = ProceduralQueries(images=images, apis_per_image=apis_per_image)
     return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+
+
+def own_pool(request: JobRequest, input_shape: tuple[int, int, int], artifacts: Artifacts) -> QuerySet | OwnImages:
+    """The images that the plan's indices mean: made from the seed, or those that the job names. May read a file.
+
+    Raises `JobFault` where those that it names are gone or not what was uploaded.
+    """
+    if request.unlabeled is None:
+        return queries_of(request, input_shape)
+    try:
+        archive = ImageArchive(archive_of(artifacts, request.unlabeled))
+    except (ArtifactMissing, ArtifactDamaged) as error:
+        raise JobFault(JobError(code="images_gone", message=str(error), param="unlabeled")) from None
+    return OwnImages(archive, seed=request.seed, size=input_shape[1:])
 
 
 def queries_of(request: JobRequest, input_shape: tuple[int, int, int]) -> QuerySet:

@@ -39,6 +39,7 @@ from dfml.plans import Plan, plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher, check_images
 from dfml.training import Training
+from dfml.unlabelled import order as unlabelled_order
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (steps done, steps in all, metrics); it may raise to stop."""
@@ -105,8 +106,7 @@ def train(
             raise ValueError(f"unlabelled images are {unlabelled.dtype}: give uint8, which is what is asked about")
         if planned.images > len(unlabelled):
             planned = within(options.model_copy(update={"images": len(unlabelled)}))
-        drawn = torch.randperm(len(unlabelled), generator=torch.Generator().manual_seed(seed))[: planned.images]
-        images = unlabelled[drawn]
+        images = unlabelled[torch.from_numpy(unlabelled_order(len(unlabelled), seed=seed)[: planned.images])]
     return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends
 
-from meta_server.routes import adapted_models, admin, health, job_records, jobs, meta_models, zoo_keys
+from meta_server.routes import adapted_models, admin, health, image_sets, job_records, jobs, meta_models, zoo_keys
 from meta_server.routes.access import authorised, owned
 from meta_server.routes.description import problems
 
@@ -15,6 +15,7 @@ v1.include_router(jobs.router)
 v1.include_router(job_records.router)
 v1.include_router(meta_models.router)
 v1.include_router(adapted_models.router)
+v1.include_router(image_sets.router)
 
 root = APIRouter()
 root.include_router(v1)

@@ -99,6 +99,7 @@ _RECORDS = {
     "meta_model_id": ("meta-model", keys.meta_model),
     "adapted_id": ("adapted model", keys.adapted_model),
     "model": ("adapted model", keys.adapted_model),
+    "image_set": ("image set", keys.image_set),
 }
 """Path parameter -> what it names, and where that is kept."""
 

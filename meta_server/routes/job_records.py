@@ -66,7 +66,7 @@ async def job_answer(
     return await files.send(services.artifacts, path, wanted=range_)
 
 
-@router.get("/images", response_class=Response, responses=_SHEET | problems(404, 409))
+@router.get("/images", response_class=Response, responses=_SHEET | problems(404, 409, 410))
 async def job_images(
     job_id: JobId,
     services: ServicesDep,
@@ -74,5 +74,5 @@ async def job_images(
 ) -> Response:
     """The first images that the job asks its APIs about, on one sheet."""
     job = await services.jobs.load(job_id)
-    content = await images.query_images(job.request, job.input_shape, count=count)
+    content = await images.query_images(job.request, job.input_shape, services.artifacts, count=count)
     return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from contracts.estimates import Estimate, EstimateRequest
 from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
-from contracts.problems import Problem
+from contracts.problems import Fault, Problem, ProblemError
 from meta_server import events
 from meta_server.estimates import estimate
-from meta_server.planning import pinned
+from meta_server.planning import fitted, pinned
 from meta_server.probing import probed, with_probe
-from meta_server.routes.access import CallerDep, ServicesDep
+from meta_server.routes.access import Caller, CallerDep, ServicesDep, require_owned
 from meta_server.routes.description import After, IdempotencyKey, Limit, Responses, problems
+from meta_server.services import Services
 from meta_server.store.events import STREAM_ID
 
 _LOCATION = {"Location": {"description": "The job's URL, relative to the server.", "schema": {"type": "string"}}}
@@ -57,6 +58,7 @@ async def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
+    request = await _with_own_images(request, services, caller)
     job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
     structlog.contextvars.bind_contextvars(job_id=job.id)
     if created:
@@ -72,13 +74,28 @@ async def estimate_job(request: EstimateRequest, services: ServicesDep, caller: 
     With `probe`, workers ask each API about a few images, which are charged, and it tells what they showed, and how long asking
     takes at the rates they state. It answers within half a minute; a 503 says how many images may have been charged.
     """
-    told = await to_thread.run_sync(estimate, request)
+    told = await to_thread.run_sync(estimate, await _with_own_images(request, services, caller))
     if not request.probe:
         return told
     await services.access.note(
         tenant=caller.tenant, key=caller.key, action="POST /v1/jobs/estimate (probe)", status=200
     )
     return with_probe(told, await probed(services, request, tenant=caller.tenant))
+
+
+async def _with_own_images(request: JobRequest, services: Services, caller: Caller) -> JobRequest:
+    """The request, planned for as many images as its image set holds. Raises `ProblemError` where there is no such set."""
+    if request.unlabeled is None:
+        return request
+    try:
+        await require_owned(caller, services, "image_set", request.unlabeled)
+        found = await services.image_sets.get(request.unlabeled)
+    except ProblemError:
+        message = "there is no such image set: upload one first, POST /v1/image-sets"
+        raise ProblemError(
+            "invalid-request", "it names what is not there", errors=[Fault(field="unlabeled", message=message)]
+        ) from None
+    return await to_thread.run_sync(fitted, request, found.images)
 
 
 @router.get("")

@@ -40,6 +40,16 @@ def adapted_model(adapted_id: str) -> str:
     return f"{PREFIX}:adapted-model:{adapted_id}"
 
 
+def image_set(image_set_id: str) -> str:
+    """Hash: `record` (JSON of ImageSet), `tenant`."""
+    return f"{PREFIX}:image-set:{image_set_id}"
+
+
+def image_sets(of_tenant: str) -> str:
+    """Sorted set: the ids of a tenant's image sets; ids sort by time."""
+    return f"{tenant(of_tenant)}:image-sets"
+
+
 def idempotency(digest: str) -> str:
     """Hash: which job a creation under this idempotency key (by digest) made."""
     return f"{PREFIX}:idempotency:{digest}"

@@ -67,6 +67,10 @@ def submit(
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side of the images that it takes.")] = None,
+    unlabeled: Annotated[
+        str | None,
+        typer.Option(metavar="SET", help="Ask about the images of this set: metazoo images upload."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of the evaluation.")] = None,
@@ -98,7 +102,14 @@ def submit(
         if webhook_secret_env is None:
             fail("--webhook needs --webhook-secret-env: what is sent is signed", USAGE)
         document["webhook"] = {"url": webhook, "secret": secret_from(webhook_secret_env)}
-    given = {"min_apis": min_apis, "name": name, "tags": tag, "seed": seed, "image_size": image_size}
+    given = {
+        "min_apis": min_apis,
+        "name": name,
+        "tags": tag,
+        "seed": seed,
+        "image_size": image_size,
+        "unlabeled": unlabeled,
+    }
     document |= {field: value for field, value in given.items() if value is not None}
     with connected(server) as metazoo:
         job = metazoo.jobs.create(document, idempotency_key=idempotency_key)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from client import ApiUnavailable, AsyncMetazoo, Conflict, InvalidRequest, Metazoo, NotFound, Unauthorized
 from contracts.jobs import Phase
@@ -117,6 +118,41 @@ def test_many_watchers_each_see_everything(server: Running, work: Callable[[str]
     worker.join()
     assert all(ids == seen[0] for ids in seen)
     assert len(seen[0]) == 14
+
+
+def test_images_of_ones_own_are_uploaded_and_named_in_a_job(server: Running, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for index in range(18):
+        Image.new("RGB", (20, 10), (index, 0, 0)).save(folder / ("more" if index % 2 else "") / f"{index}.png")
+    (folder / "notes.txt").write_text("none of them")
+    with Metazoo(server.url, KEY) as metazoo:
+        mine = metazoo.image_sets.create(folder, name="photos")
+        assert (mine.name, mine.images) == ("photos", 18)
+        assert metazoo.image_sets.list().items == [mine]
+        job = metazoo.jobs.create(REQUEST | {"unlabeled": mine.id})
+        assert job.request.unlabeled == mine.id
+        again = metazoo.image_sets.create([Image.new("RGB", (20, 10))] * 16)
+        assert again.images == 16
+        with pytest.raises(InvalidRequest, match="holds no"):
+            metazoo.image_sets.create(tmp_path / "none")
+        with pytest.raises(InvalidRequest, match=r"body\.000000"):
+            metazoo.image_sets.create([b"no image"] * 16)
+        metazoo.image_sets.delete(mine.id)
+        with pytest.raises(NotFound):
+            metazoo.image_sets.retrieve(mine.id)
+        with pytest.raises(InvalidRequest, match="unlabeled"):
+            metazoo.jobs.create(REQUEST | {"unlabeled": mine.id})
+
+    async def the_same() -> None:
+        metazoo = AsyncMetazoo(server.url, KEY)
+        made = await metazoo.image_sets.create(folder)
+        assert made.sha256 == mine.sha256
+        assert (await metazoo.image_sets.list()).items == [made, again]
+        await metazoo.image_sets.delete((await metazoo.image_sets.retrieve(made.id)).id)
+        await metazoo.close()
+
+    asyncio.run(the_same())
 
 
 def test_what_goes_wrong_is_typed(server: Running) -> None:
