@@ -12,7 +12,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -22,7 +23,7 @@ from contracts.problems import ProblemError
 from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
 from meta_server.store.jobs import JobStore
-from meta_server.store.stored_job import StoredJob
+from meta_server.store.stored_job import LEARN, StoredJob, acquire_role
 from meta_server.store.webhooks import Webhooks
 from metering.leases import UNLIMITED, Lease, LeaseLost, Leases
 from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
@@ -38,8 +39,13 @@ ROLE = "reaper"
 log = structlog.get_logger()
 
 
-_State = tuple[bool, int, tuple[int, float] | None]
-_States = Callable[[str], _State]
+class _State(NamedTuple):
+    """Of a role: whether somebody holds its lease, or let it run out; its fence; the fence and time when it was last sent."""
+
+    held: bool
+    vanished: bool
+    fence: int
+    sent: tuple[int, float] | None
 
 
 class Reaper:
@@ -139,7 +145,7 @@ class Reaper:
             return
         now, states = await self._states(job_id)
         for role in due:
-            held, fence, sent = states(role)
+            held, vanished, fence, sent = states(role)
             if held:
                 continue
             if sent is None and fence == 0:  # its message was sent a moment ago by whoever made it due
@@ -154,14 +160,23 @@ class Reaper:
             if lost_its_holder or silence > LONGEST or (silence > PATIENCE and not await self._waiting(job, role)):
                 log.info("sent_again", role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
+                if lost_its_holder and vanished:
+                    await self._tell(job_id, role, fence)
                 await asyncio.to_thread(self._queue.send, job_id, role, tenant=job.tenant)
                 self._ends[job_id] = min(self._ends.get(job_id, math.inf), now + PATIENCE)
 
-    async def _states(self, job_id: str) -> tuple[float, _States]:
-        """The time, and for each role whether it is held, its fence, and the fence and time when it was last sent.
+    async def _tell(self, job_id: str, role: str, fence: int) -> None:
+        """Say to people why nothing moved; under the lease that ran out, so that it is not said once another has taken it."""
+        if role == LEARN:
+            about, told = {}, "the worker that learned vanished: another goes on from what was kept last"
+        else:
+            about = {"api": role.removeprefix(acquire_role(""))}
+            told = "the worker that asked it vanished: another goes on, and asks nothing anew that was answered"
+        with suppress(LeaseLost):
+            await self._store.work.warn(job_id, Lease(keys.job(job_id, "leases"), role, fence, 0), told, **about)
 
-        When the first of its leases ends is noted.
-        """
+    async def _states(self, job_id: str) -> tuple[float, Callable[[str], _State]]:
+        """The time, and how each role stands. When the first of its leases ends is noted."""
         now = await self._now()
         with store_errors():
             leases = await self._redis.hgetall(keys.job(job_id, "leases"))
@@ -173,9 +188,11 @@ class Reaper:
         def state(role: str) -> _State:
             name = role.encode()
             deadline = int(leases.get(b"deadline:" + name, 0)) / MICROSECONDS
-            held = bool(leases.get(b"held:" + name)) and deadline > now
+            taken = bool(leases.get(b"held:" + name))  # and not given back
             told = json.loads(sent[name]) if name in sent else None
-            return held, int(leases.get(b"fence:" + name, 0)), told
+            return _State(
+                taken and deadline > now, taken and deadline <= now, int(leases.get(b"fence:" + name, 0)), told
+            )
 
         return now, state
 

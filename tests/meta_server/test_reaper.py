@@ -61,6 +61,10 @@ async def job(store: JobStore) -> Job:
     return (await store.create(JobRequest.model_validate(body)))[0]
 
 
+async def warnings(store: JobStore, job: Job) -> list[dict[str, Any]]:
+    return [event.data for event in (await store.events.page(job.id)).items if event.type == "warning"]
+
+
 async def expire(redis: Any, job: Job, role: str) -> None:
     await redis.hset(keys.job(job.id, "leases"), f"deadline:{role}", "1")
 
@@ -78,6 +82,21 @@ async def test_a_lost_holder_is_replaced_once(
     await one.round()
     await one.round()
     assert queue.sent == ["acquire:a0"]
+    (told,) = await warnings(store, job)  # the person who watches sees why nothing moved
+    assert told["api"] == "a0"
+    assert "vanished" in told["message"]
+
+
+async def test_a_role_that_was_handed_on_in_order_is_sent_and_nobody_is_alarmed(
+    one: Reaper, store: JobStore, queue: FakeQueue, job: Job
+) -> None:
+    lease = await store.take(job.id, "acquire:a0", "w")
+    assert lease is not None
+    await store.work.begin(job.id, lease)
+    await store.leases.release(lease, orderly=True)
+    await one.round()
+    assert queue.sent == ["acquire:a0"]
+    assert await warnings(store, job) == []
 
 
 async def test_a_job_whose_worker_vanished_is_sent_again_within_90_seconds(
