@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfml import spill
+
 
 @dataclass(frozen=True)
 class Task:
@@ -20,6 +22,8 @@ class Task:
 
 class TaskMemory:
     """The newest `capacity` recovered images of every class of every teacher, as uint8 in the memory of `device`.
+
+    On the CPU what is beyond a limit lies on disk (`dfml.spill`).
 
     A class is known as (teacher, its place in the teacher's answers): that two teachers know the same class is nothing that a
     zoo tells. One image is `3 * h * w` bytes.
@@ -46,7 +50,7 @@ class TaskMemory:
             new = stored[labels == label].to(self._device)
             held = self._held.get((teacher, label))
             both = new if held is None else torch.cat([held, new])
-            self._held[teacher, label] = both[-self.capacity :]
+            self._keep((teacher, label), both[-self.capacity :])
 
     def task(self, *, ways: int, shots: int, queries: int, generator: torch.Generator) -> Task:
         """A task of `ways` classes drawn at random from all teachers' together, its images drawn without repeats.
@@ -67,13 +71,25 @@ class TaskMemory:
         return dict(self._held)
 
     def load_state_dict(self, state: dict[Any, Any]) -> None:
-        self._held = {known: held.to(self._device) for known, held in state.items()}
+        self._held = {}
+        for known, held in state.items():
+            self._keep(known, held.to(self._device))
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images, classes mixed evenly: uint8 (size or fewer, 3, h, w) each, two images at least."""
-        every = torch.cat(list(self._held.values()))
-        count = max(1, len(every) // size)
-        yield from (every[start::count] for start in range(count))
+        count = max(1, self.images // size)
+        for start in range(count):
+            parts, before = [], 0
+            for held in self._held.values():  # of all images, one after the other, every `count`th from `start` on
+                parts.append(held[(start - before) % count :: count])
+                before += len(held)
+            yield torch.cat(parts)
+
+    def _keep(self, known: tuple[int, int], images: Tensor) -> None:
+        others = sum(held.nbytes for one, held in self._held.items() if one != known)
+        if images.device.type == "cpu" and images.nbytes + others > spill.IN_MEMORY:
+            images = spill.room(tuple(images.shape), beside=others).copy_(images)
+        self._held[known] = images
 
 
 def split_task(images: Tensor, *, shots: int) -> Task:

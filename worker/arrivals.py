@@ -9,10 +9,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from safetensors.torch import load as from_safetensors
 
+from dfml import spill
 from dfml.memory import Answers
 from meta_server.store.stored_job import LATE, LEARN, StoredJob
 from metering.ledger import Outcome, Settled
@@ -23,6 +23,7 @@ from worker.watch import Watch
 TENTHS = (1, 2, 3, 4)  # of all steps, at which what has arrived is taken in; at five, all
 LOOK_EVERY = 1.0  # seconds between looks at whether all has arrived
 RECORD = "arrivals"
+AT_ONCE = 512  # images that are made before they are put where all lie
 
 Cut = dict[str, list[int]]
 """API id -> numbers of its chunks, both in the order in which they were taken in."""
@@ -102,10 +103,10 @@ class Arrivals:
     def _answers(self, job: StoredJob, chunks: Sequence[Sequence[Settled]]) -> Answers:
         if self._images is None:
             assert job.input_shape is not None  # noqa: S101 - whoever answered has told it
-            pool = np.arange(plan_of(job.request).images)
-            self._images = torch.from_numpy(
-                own_pool(job.request, job.input_shape, self._context.artifacts).images(pool)
-            )
+            pool = own_pool(job.request, job.input_shape, self._context.artifacts)
+            self._images = spill.room((plan_of(job.request).images, *job.input_shape))
+            for places in torch.arange(len(self._images)).split(AT_ONCE):
+                self._images[places] = torch.from_numpy(pool.images(places.numpy()))
         images = self._images
         probabilities: list[torch.Tensor] = []
         asked = torch.zeros(len(images), len(chunks), dtype=torch.bool)

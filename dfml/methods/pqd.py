@@ -37,6 +37,7 @@ from dfml.numerics.distillation import (
 )
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
+from dfml.spill import chosen as chosen_images
 from dfml.teachers import Teacher, check_images
 from dfml.training import Training
 from dfml.unlabelled import order as unlabelled_order
@@ -206,7 +207,7 @@ class _Learned:
 
 def _learned(answers: Answers, options: PqdOptions, device: torch.device) -> _Learned:
     kept = answers.asked.any(1)
-    images = answers.images[kept].to(device)
+    images = chosen_images(answers.images, kept).to(device)
     if len(images) < 2:
         raise ValueError(f"{len(images)} images were answered, at least two are needed: raise the budget")
     return _Learned(images, _targets(answers, kept, options, device), answers.ways)
