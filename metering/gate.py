@@ -14,12 +14,14 @@ it is charged in one step, and settling it asks Redis for nothing but its slot, 
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Literal
 
 from redis.asyncio import Redis
 
 from metering import keyring
 from metering.scripts import MICROSECONDS, Scripts, store_errors
+from metering.turnstile import Turnstile
 
 REPLAY_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 65.0  # the longest that a request may run, and 5 s
@@ -67,7 +69,7 @@ class Admission:
     limits: Limits
     key_id: str
     model: str
-    mark: str  # Redis key of the request's mark
+    mark: str  # Redis key of its mark, empty unless it is repeatable
     turn: int  # counts the processes that computed it
     repeatable: bool = True  # it came with an idempotency key
     day: str = ""  # of the charge, as usage is counted
@@ -169,8 +171,9 @@ class Gate:
     ) -> None:
         self._redis = redis
         self._scripts = scripts
-        self._replay = round(replay_seconds * MICROSECONDS)
         self._lease = round(lease_seconds * MICROSECONDS)
+        self._turnstile = Turnstile(scripts, lease=self._lease, replay=round(replay_seconds * MICROSECONDS))
+        self._name, self._charges = secrets.token_hex(10), count()  # ids of charges: of this gate alone, each once
         self._granted: set[str] = set()  # keys whose last request was granted here
 
     def granted_last(self, key_id: str) -> bool:
@@ -187,12 +190,11 @@ class Gate:
         """
         if images < 1:
             raise ValueError(f"{images} images cannot be charged: ask for one at least")
-        charge = secrets.token_hex(16)
-        mark = keyring.mark(key_id, charge if idempotency_key is None else idempotency_key)
-        verdict, *found = await self._scripts.run(
-            "gate_admit",
-            keys=_keys(key_id, mark),
-            args=[model, images, digest, charge, self._lease, self._replay, int(idempotency_key is not None)],
+        charge = f"{self._name}{next(self._charges):012x}"
+        again = idempotency_key is not None
+        mark = keyring.mark(key_id, idempotency_key) if idempotency_key is not None else ""
+        verdict, *found = await self._turnstile.ask(
+            key_id, model=model, images=images, digest=digest, charge=charge, mark=mark if again else None
         )
         if verdict != b"charged":
             self._granted.discard(key_id)
@@ -207,7 +209,6 @@ class Gate:
             case "charged" | "resumed" as kind:
                 charge, cost, turn = rest[0].decode(), int(rest[1]), int(rest[2])
                 day = rest[3].decode() if kind == "charged" else ""
-                again = idempotency_key is not None
                 return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, again, day)
             case "replayed":
                 return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
@@ -271,7 +272,8 @@ class Gate:
         ]
 
     async def _end(self, outcome: str, admission: Admission, answer: bytes) -> bool:
-        keys, charge = _keys(admission.key_id, admission.mark), [outcome, admission.charge, admission.model]
+        mark = admission.mark or keyring.mark(admission.key_id, admission.charge)
+        keys, charge = _keys(admission.key_id, mark), [outcome, admission.charge, admission.model]
         if admission.repeatable:
             return bool(await self._scripts.run("gate_settle", keys=keys, args=[*charge, admission.turn, answer]))
         if outcome == "refunded" or admission.limits.concurrency is not None:
