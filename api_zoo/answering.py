@@ -1,33 +1,25 @@
 """One request from its bytes to its answer: check everything, charge, compute, write down, send."""
 
 import asyncio
-import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from hashlib import sha256
 from typing import Any
 
 import anyio
 import http_sf
-import torch
 from anyio import to_thread
 from fastapi import Response
-from torch import Tensor
 
-from api_zoo import numerals
-from api_zoo.inference import OUTPUT, BadInput, Model
+from api_zoo.inference import Model
+from api_zoo.reading import UNCHARGED, Asked, Headers, read, read_files
 from api_zoo.rehearsal import Failed
 from api_zoo.services import Services
-from contracts import oip
-from contracts.problems import Fault, ProblemError
-from dfml.pictures import MOST_PIXELS, BadPicture, drawn, opened
+from contracts.problems import ProblemError
 from metering import gate
 from metering.gate import UNLIMITED, Admission, Limits
 from metering.scripts import StoreUnavailable
 
-UNCHARGED = "nothing was charged"
 REVOKED = "the key was revoked: ask the host for a new one"
 EXPIRED = "the key has expired: ask the host for a new one"
 QUICK = 2**16  # bytes of a body that is read faster than another thread is woken
@@ -36,15 +28,18 @@ BUSY_SECONDS = 1  # to wait after the zoo was too slow
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that is sound: its images, the digest that tells it from any other, and how its answer is written.
+class Answer:
+    """A 200: its body, all its headers, and the images that were charged for it now."""
 
-    `write` makes the body and its headers of an answer, FP32 (n, classes).
-    """
+    body: bytes
+    headers: Headers
+    charged: int
 
-    write: Callable[[bytes], tuple[bytes, dict[str, str]]]
-    images: Tensor  # (n, c, h, w)
-    digest: str  # empty where it does not matter: the request cannot come again
+    def response(self) -> Response:
+        """For the framework."""
+        made = Response(self.body)
+        made.raw_headers = self.headers
+        return made
 
 
 async def answer(
@@ -55,7 +50,7 @@ async def answer(
     *,
     header_length: str | None,
     idempotency_key: str | None,
-) -> Response:
+) -> Answer:
     """Answer an infer request of the key `caller`. Raises `ProblemError`."""
     reading = partial(
         read, model, body, header_length, services.settings.max_images, digested=idempotency_key is not None
@@ -66,7 +61,7 @@ async def answer(
 
 async def classify(
     services: Services, caller: str, model: Model, files: list[bytes], *, idempotency_key: str | None
-) -> Response:
+) -> Answer:
     """Answer a request that sent image files. Raises `ProblemError`."""
     asked = await to_thread.run_sync(read_files, model, files, limiter=services.computing)
     return await deliver(services, caller, model, asked, idempotency_key=idempotency_key)
@@ -74,7 +69,7 @@ async def classify(
 
 async def deliver(
     services: Services, caller: str, model: Model, asked: Asked, *, idempotency_key: str | None
-) -> Response:
+) -> Answer:
     """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget.
 
     A few images of a key in good standing are computed while they are charged; their answer waits for the charge.
@@ -99,7 +94,7 @@ async def deliver(
         return respond(asked, admission, admission.answer)
     try:
         raw = await _compute(services, model, computing or services.engine.answer(model, asked.images))
-        response = respond(asked, admission, raw)
+        made = respond(asked, admission, raw)
         await services.gate.settle(admission, raw)
     except gate.TakenOver:
         wait = {"Retry-After": "1"}
@@ -107,71 +102,7 @@ async def deliver(
     except BaseException:
         await _refund(services.gate, admission)
         raise
-    return response
-
-
-def read(model: Model, body: bytearray, header_length: str | None, max_images: int, *, digested: bool) -> Asked:
-    """Check everything that can be checked before money is involved.
-
-    Raises `ProblemError`: 400 or 422 with every fault, 413 when there are too many images.
-    """
-    try:
-        request = oip.decode_request(memoryview(body), header_length, load=numerals.load)
-    except oip.InvalidPayload as error:
-        raise ProblemError("malformed", UNCHARGED, errors=error.faults) from None
-    unknown = [
-        Fault(field=f"outputs.{index}.name", message=f"{name!r} is no output of this model: ask for {OUTPUT}")
-        for index, name in enumerate(request.outputs)
-        if name != OUTPUT
-    ]
-    if unknown:
-        raise ProblemError("malformed", UNCHARGED, errors=unknown)
-    try:
-        model.check(request.inputs)
-        count = request.inputs[0].shape[0]
-        if count > max_images:
-            raise too_many(max_images)
-        images = model.images(request.inputs[0])
-    except BadInput as error:
-        raise ProblemError("invalid-request", UNCHARGED, errors=error.faults) from None
-    digest = ""
-    if digested:
-        digest = sha256(
-            b"%s\0%s\0%s" % (model.name.encode(), str(header_length).encode(), sha256(body).digest())
-        ).hexdigest()
-    return Asked(partial(_tensors, model, request), images, digest)
-
-
-def read_files(model: Model, files: list[bytes]) -> Asked:
-    """PNG, JPEG or WebP files, resized to the model's input. Raises a 422 `ProblemError` that names every bad file."""
-    found: list[Fault] = []
-    heads = []
-    for index, file in enumerate(files):
-        try:
-            heads.append(opened(file))
-        except BadPicture as error:
-            found.append(Fault(field=f"files.{index}", message=str(error)))
-    if sum(head.width * head.height for head in heads) > MOST_PIXELS:
-        found.append(Fault(field="files", message=f"have more than {MOST_PIXELS} pixels together: send fewer at once"))
-    images = []
-    for index, head in enumerate([] if found else heads):
-        try:
-            images.append(drawn(head, model.input_shape))
-        except BadPicture as error:
-            found.append(Fault(field=f"files.{index}", message=str(error)))
-    if found:
-        raise ProblemError("invalid-request", UNCHARGED, errors=found)
-    # of the files, not of the body: its boundary differs from try to try
-    digest = sha256(f"{model.name}\0classify\0".encode())
-    for file in files:
-        digest.update(sha256(file).digest())
-    return Asked(partial(_labels, model), torch.stack(images), digest.hexdigest())
-
-
-def too_many(max_images: int) -> ProblemError:
-    """A 413 that says how many images are taken at once."""
-    detail = f"more images than this model takes at once: send at most {max_images}"
-    return ProblemError("too-large", detail, max_images=max_images)
+    return made
 
 
 async def admit(
@@ -242,34 +173,15 @@ def _policy(quotas: tuple[tuple[str, int, int | None, str], ...]) -> str:
     return http_sf.ser(told)
 
 
-def respond(asked: Asked, admission: Admission, raw: bytes) -> Response:
+def respond(asked: Asked, admission: Admission, raw: bytes) -> Answer:
     """The 200 to a request whose answer is `raw`, FP32 (n, classes)."""
-    content, headers = asked.write(raw)
-    headers |= {"X-Query-Cost": str(admission.cost), **limit_headers(admission.limits)}
-    if admission.kind == "replayed":
-        headers["Idempotency-Replayed"] = "true"
-    return Response(content, headers=headers)
-
-
-def _answered(model: Model, raw: bytes) -> oip.Tensor:
-    classes = len(model.labels)
-    return oip.Tensor(OUTPUT, "FP32", (len(raw) // 4 // classes, classes), raw)
-
-
-def _tensors(model: Model, request: oip.InferRequest, raw: bytes) -> tuple[bytes, dict[str, str]]:
-    response = oip.InferResponse(model=model.name, outputs=[_answered(model, raw)], id=request.id)
-    return oip.encode_response(response, binary=request.binary_outputs)
-
-
-def _labels(model: Model, raw: bytes) -> tuple[bytes, dict[str, str]]:
-    """For each image the labels that the policy tells of, the likeliest first."""
-    scores, classes = oip.numbers(_answered(model, raw)), len(model.labels)
-    answers = []
-    for start in range(0, len(scores), classes):
-        row = zip(model.labels, scores[start : start + classes], strict=True)
-        likeliest = sorted(row, key=lambda pair: -pair[1])[: model.told]
-        answers.append([{"label": label, "score": score} for label, score in likeliest])
-    return json.dumps(answers).encode(), {"Content-Type": "application/json"}
+    body, described = asked.write(raw)
+    headers = [*described, (b"content-length", b"%d" % len(body)), (b"x-query-cost", b"%d" % admission.cost)]
+    headers += [(name.lower().encode(), value.encode()) for name, value in limit_headers(admission.limits).items()]
+    replayed = admission.kind == "replayed"
+    if replayed:
+        headers.append((b"idempotency-replayed", b"true"))
+    return Answer(body, headers, 0 if replayed else admission.cost)
 
 
 async def _compute(services: Services, model: Model, computing: "asyncio.Future[bytes]") -> bytes:

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from api_zoo import routes
 from api_zoo.inference import Model
-from api_zoo.lane import LanedApp
+from api_zoo.lane import Lane, LanedApp
 from api_zoo.routes.access import authenticate
 from api_zoo.services import open_services
 from api_zoo.settings import Settings
@@ -59,6 +59,8 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json says the same
         redoc_url=None,
     )
+    if not tracing.taken():
+        app.lane = Lane(counters, most=settings.max_body, seconds=settings.body_seconds)
     app.state.failures = Failures()
     app.include_router(routes.root)
     errors.install(app)

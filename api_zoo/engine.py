@@ -8,11 +8,11 @@ import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from api_zoo.inference import Model
+from api_zoo.inference import Model, Pixels
 from dfml.teachers import CHUNK
 
 WINDOW = 0.005  # seconds that a request waits for others at most
@@ -24,8 +24,8 @@ class _Queue:
     """Small requests of one model and one type of pixels."""
 
     model: Model
-    dtype: torch.dtype
-    waiting: deque[tuple[Tensor, "asyncio.Future[bytes]", float]] = field(default_factory=deque)
+    dtype: Any
+    waiting: deque[tuple[Pixels, "asyncio.Future[bytes]", float]] = field(default_factory=deque)
     images: int = 0  # of all that wait
     joined: bool = False  # somebody, since the last look
     quiet: int = 0  # looks since somebody joined
@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, threads: int = 1) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine")
-        self._queues: dict[tuple[Model, torch.dtype], _Queue] = {}
+        self._queues: dict[tuple[Model, Any], _Queue] = {}
         self.batches = 0  # computed
         self.joined = 0  # requests that were computed together with others
 
@@ -46,7 +46,7 @@ class Engine:
         """End the threads; what still waits is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def answer(self, model: Model, images: Tensor) -> "asyncio.Future[bytes]":
+    def answer(self, model: Model, images: Pixels) -> "asyncio.Future[bytes]":
         """`model.answer(images)`, to be computed on another thread; who cancels it before that is left out."""
         loop = asyncio.get_running_loop()
         if len(images) >= CHUNK:
@@ -74,7 +74,7 @@ class Engine:
         if queue.looking:
             loop.call_soon(self._look, queue)
             return
-        batch: list[tuple[Tensor, asyncio.Future[bytes]]] = []
+        batch: list[tuple[Pixels, asyncio.Future[bytes]]] = []
         count = 0
         while queue.waiting and (not batch or count + len(queue.waiting[0][0]) <= CHUNK):
             images, answer, _ = queue.waiting.popleft()
@@ -88,12 +88,12 @@ class Engine:
         queue.running = True
         self.batches += 1
         self.joined += len(batch) if len(batch) > 1 else 0
-        images = batch[0][0] if len(batch) == 1 else torch.cat([images for images, _ in batch])
+        images = batch[0][0] if len(batch) == 1 else np.concatenate([images for images, _ in batch])
         computed = loop.run_in_executor(self._pool, queue.model.answer, images)
         computed.add_done_callback(lambda done: self._share(queue, batch, done))
 
     def _share(
-        self, queue: _Queue, batch: list[tuple[Tensor, "asyncio.Future[bytes]"]], done: "asyncio.Future[bytes]"
+        self, queue: _Queue, batch: list[tuple[Pixels, "asyncio.Future[bytes]"]], done: "asyncio.Future[bytes]"
     ) -> None:
         queue.running = False
         error = RuntimeError("the engine was stopped") if done.cancelled() else done.exception()

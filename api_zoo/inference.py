@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +28,11 @@ from contracts.zoo import Behaviour, ModelMetadata, ModelParameters, PublishedWe
 from dfml.teachers import CHUNK
 
 INPUT, OUTPUT = "images", "probabilities"
-DTYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
+DATATYPES = ("UINT8", "FP32")
+ONE = 0x3F800000
+"""The bits of 1 as FP32."""
+Pixels = npt.NDArray[Any]
+"""Images, uint8 or float32 in [0, 1], (n, c, h, w)."""
 FEWEST = 2
 """Images that PyTorch computes at least: one alone goes through other kernels, which round otherwise. Modules that have an
 attribute `fewest` say their own number."""
@@ -46,6 +53,20 @@ class Published:
 
     told: PublishedWeights
     read: Callable[[], bytes]
+
+
+Layout = tuple[bytes, int]
+"""The JSON part of a request, and the length of its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What requests that differ in their pixels alone have in common: one raw tensor behind the same short JSON part."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    start: int  # of the pixels in the body
+    write: Callable[[bytes], tuple[bytes, list[tuple[bytes, bytes]]]]  # the answer, as a body and its headers
 
 
 class Model:
@@ -79,12 +100,13 @@ class Model:
         self.name = name
         self.policy = policy
         self.told = {"topk": number, "label": 1}.get(kind, len(labels))  # classes that an answer tells of
-        self.datatypes = ("UINT8",) if eight_bit_only else tuple(DTYPES)
+        self.datatypes = ("UINT8",) if eight_bit_only else DATATYPES
         self.labels = list(labels)
         self.input_shape = input_shape
         self.behaviour = behaviour
         self.rehearsal = None if behaviour == Behaviour() else Rehearsal(behaviour, name)
         self.published = published
+        self.forms: dict[Layout, Form] = {}  # of requests that were sound: callers send the same ones all day
         self._half = half
         self._price = price  # of 1,000 images, and its currency
         self._module: Callable[[], nn.Module] = (lambda: module) if isinstance(module, nn.Module) else module
@@ -125,20 +147,13 @@ class Model:
         if found:
             raise BadInput(found)
 
-    def images(self, sent: oip.Tensor) -> Tensor:
+    def images(self, sent: oip.Tensor) -> Pixels:
         """What passed `check` as uint8, or as float32 in [0, 1], (n, c, h, w). Raises `BadInput` on NaN and other values.
 
         A view of `sent.data` where that may be written to: what it lies in must be left alone until the answer is there.
         """
         data = memoryview(sent.data)
-        images = torch.frombuffer(bytearray(data) if data.readonly else data, dtype=DTYPES[sent.datatype])
-        if sent.datatype == "FP32":
-            low, high = (edge.item() for edge in torch.aminmax(images))  # NaN wins over any number
-            if not (low >= 0 and high <= 1):
-                what = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
-                message = f"holds {what}: send FP32 in [0, 1], or UINT8"
-                raise BadInput([Fault(field="inputs.0.data", message=message)])
-        return images.view(sent.shape)
+        return pixels(bytearray(data) if data.readonly else data, sent.datatype, sent.shape)
 
     def predict(self, images: Tensor) -> Tensor:
         """uint8, or float in [0, 1], (n, c, h, w) -> probabilities float32 (n, classes), on the CPU.
@@ -153,9 +168,26 @@ class Model:
                 return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
             return _answers_there(module, images, device)
 
-    def answer(self, images: Tensor) -> bytes:
+    def answer(self, images: Pixels) -> bytes:
         """What the policy lets through of `predict`, as FP32 bytes, row by row."""
-        return limited(self.predict(images), self.policy).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        told = limited(self.predict(torch.from_numpy(images)), self.policy)
+        return told.contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def pixels(data: bytearray | memoryview, datatype: str, shape: tuple[int, ...], start: int = 0) -> Pixels:
+    """The images in `data` from byte `start` on, uint8 or float32 in [0, 1]. Raises `BadInput` on NaN and other values."""
+    count = math.prod(shape)
+    if datatype == "UINT8":
+        return np.frombuffer(data, np.uint8, count, start).reshape(shape)
+    bits = np.frombuffer(data, np.uint32, count, start)
+    if bits.max() > ONE:  # else all are in [0, 1]: floats that are not negative are ordered as their bits are
+        numbers = bits.view(np.float32)
+        low, high = numbers.min().item(), numbers.max().item()  # NaN wins over any number
+        if not (low >= 0 and high <= 1):  # -0 is 0
+            what = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
+            message = f"holds {what}: send FP32 in [0, 1], or UINT8"
+            raise BadInput([Fault(field="inputs.0.data", message=message)])
+    return bits.view(np.float32).reshape(shape)
 
 
 def _answers(module: nn.Module, images: Tensor) -> Tensor:

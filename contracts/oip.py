@@ -12,7 +12,6 @@ import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pydantic_core import from_json
@@ -92,19 +91,7 @@ def encode_response(response: InferResponse, *, binary: frozenset[str] | None) -
     head: dict[str, Any] = {"model_name": response.model, "model_version": "1", "outputs": []}
     if response.id is not None:
         head["id"] = response.id
-    elif len(response.outputs) == 1 and (binary is None or response.outputs[0].name in binary):
-        tensor = response.outputs[0]
-        text = _raw_head(response.model, tensor.name, tensor.datatype, tensor.shape, memoryview(tensor.data).nbytes)
-        return text + tensor.data, {"Content-Type": BINARY, HEADER: str(len(text))}
     return _encode(head, "outputs", [(tensor, binary is None or tensor.name in binary) for tensor in response.outputs])
-
-
-@lru_cache(1024)
-def _raw_head(model: str, name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
-    """The JSON of most answers: one tensor, raw."""
-    head: dict[str, Any] = {"model_name": model, "model_version": "1", "outputs": []}
-    text, _ = _encode(head, "outputs", [(Tensor(name, datatype, shape, bytes(size)), True)])
-    return text[: len(text) - size]
 
 
 def load(text: memoryview) -> Any:
@@ -121,43 +108,6 @@ def decode_request(
     `load` reads the JSON part; it may give the `data` of a tensor as its buffer, a `memoryview` of bytes.
     Raises `InvalidPayload` naming every fault.
     """
-    layout = None
-    if header_length is not None and header_length.isascii() and header_length.isdigit() and len(header_length) < 4:
-        length = int(header_length)
-        layout = bytes(memoryview(body)[:length]), len(body)
-        if known := _layouts.get(layout):
-            raw = memoryview(body)[length:]
-            parts = [Tensor(name, datatype, shape, raw[start:stop]) for name, datatype, shape, start, stop in known[0]]
-            return InferRequest(parts, *known[1:])
-    request = _decode_request(body, header_length, load)
-    if layout is not None and len(body) > length:
-        if len(_layouts) >= LAYOUTS:
-            _layouts.clear()
-        if (kept := _layout(request, memoryview(body)[length:])) is not None:
-            _layouts[layout] = kept
-    return request
-
-
-LAYOUTS = 1024
-_Layout = tuple[list[tuple[str, str, tuple[int, ...], int, int]], str | None, tuple[str, ...], frozenset[str] | None]
-_layouts: dict[tuple[bytes, int], _Layout] = {}
-"""Short JSON parts that were sound, with the length of their bodies: callers send the same ones all day."""
-
-
-def _layout(request: InferRequest, raw: memoryview) -> _Layout | None:
-    """Where the tensors of a request lie; None where one of them is in the JSON."""
-    places, at = [], 0
-    for tensor in request.inputs:
-        if not isinstance(tensor.data, memoryview) or tensor.data.obj is not raw.obj:
-            return None
-        places.append((tensor.name, tensor.datatype, tensor.shape, at, at + len(tensor.data)))
-        at += len(tensor.data)
-    return places, request.id, request.outputs, request.binary_outputs
-
-
-def _decode_request(
-    body: bytes | memoryview, header_length: str | None, load: Callable[[memoryview], Any]
-) -> InferRequest:
     head, raw = _split(body, header_length, load)
     found: list[Fault] = []
     inputs = _tensors(head, "inputs", raw, found)

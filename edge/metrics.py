@@ -16,8 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-_FAULT: Message = {"status": 500, "headers": []}
-
 Gauges = Callable[[Request], Awaitable[Iterable[Metric]]]
 """What a service tells of itself when it is asked."""
 
@@ -42,9 +40,9 @@ class Metrics:
         ).labels(service)
         self._found: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def note(self, scope: Scope, message: Message, seconds: float) -> None:
-        """A request whose answer began after `seconds` with `message`."""
-        asked = scope["method"], route_of(scope), message["status"]
+    def note(self, method: str, route: str, status: int, seconds: float, images: int = 0) -> None:
+        """A request whose answer began after `seconds`, and the images charged for it."""
+        asked = method, route, status
         if asked not in self._found:  # routes, methods and statuses are few; finding their counters takes a while
             self._found[asked] = (
                 self._requests.labels(self._service, *asked),
@@ -53,10 +51,8 @@ class Metrics:
         count, duration = self._found[asked]
         count.inc()
         duration.observe(seconds)
-        if message["status"] == 200:
-            headers = dict(message["headers"])
-            if b"x-query-cost" in headers and b"idempotency-replayed" not in headers:
-                self._images.inc(int(headers[b"x-query-cost"]))
+        if images:
+            self._images.inc(images)
 
     def exposition(self) -> bytes:
         """All of it as text."""
@@ -87,15 +83,20 @@ class Measure:
             return
         started = time.perf_counter()
 
+        def told(status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+            sent = dict(headers) if status == 200 else {}
+            charged = 0 if b"idempotency-replayed" in sent else int(sent.get(b"x-query-cost", 0))
+            self.metrics.note(scope["method"], route_of(scope), status, time.perf_counter() - started, charged)
+
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.note(scope, message, time.perf_counter() - started)
+                told(message["status"], message["headers"])
             await send(message)
 
         try:
             await self.app(scope, receive, noted)
         except Exception:  # answered further out, if nothing of an answer has left
-            self.metrics.note(scope, _FAULT, time.perf_counter() - started)
+            told(500, ())
             raise
 
 

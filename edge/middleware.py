@@ -1,8 +1,8 @@
 """What every request passes: it gets an id, and its body an end in bytes and in time."""
 
 import asyncio
+import os
 import re
-import uuid
 import zlib
 
 import anyio.lowlevel
@@ -20,6 +20,11 @@ def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+def request_id(given: str) -> str:
+    """The caller's, if it sent a sound one, else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
 class RequestId:
     """Gives every response an `X-Request-Id`: the caller's, if it sent a sound one, else a new one."""
 
@@ -30,16 +35,15 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = _header(scope, b"x-request-id")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id  # for the handler of faults, which is further out
+        told = request_id(_header(scope, b"x-request-id"))
+        scope.setdefault("state", {})["request_id"] = told  # for the handler of faults, which is further out
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", told.encode())]
             await send(message)
 
-        bound = structlog.contextvars.bind_contextvars(request_id=request_id)  # the block form copies every other first
+        bound = structlog.contextvars.bind_contextvars(request_id=told)  # the block form copies every other first
         try:
             await self.app(scope, receive, send_with_id)
         finally:

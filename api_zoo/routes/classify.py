@@ -6,7 +6,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from api_zoo import answering
-from api_zoo.answering import UNCHARGED, too_many
+from api_zoo.reading import UNCHARGED, too_many
 from api_zoo.routes.access import KeyDep, ModelDep, ServicesDep
 from api_zoo.routes.description import ANSWER_HEADERS, IdempotencyKey, Responses, problems
 from contracts._base import Record
@@ -60,7 +60,8 @@ async def classify(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     sent = await files_of(request, services.settings.max_images)
-    return await answering.classify(services, key.id, model, sent, idempotency_key=idempotency_key)
+    answer = await answering.classify(services, key.id, model, sent, idempotency_key=idempotency_key)
+    return answer.response()
 
 
 async def files_of(request: Request, most: int) -> list[bytes]:

@@ -10,13 +10,15 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from api_zoo.answering import UNCHARGED, answer
+from api_zoo.answering import Answer, answer
+from api_zoo.reading import UNCHARGED
 from api_zoo.routes.access import KeyDep, ModelDep, ServicesDep, asking, host
 from api_zoo.routes.description import ANSWER_HEADERS, LONGEST_KEY, IdempotencyKey, Responses, problems
 from contracts import oip
 from contracts.problems import Fault, ProblemError
 
 _HEADER = oip.HEADER.lower().encode()
+_TAKEN = frozenset({"application/json", oip.BINARY})
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
@@ -74,10 +76,14 @@ async def infer(
         str | None, Header(alias=oip.HEADER, description="Bytes of the JSON part of the body.")
     ] = None,
 ) -> Response:
-    return await infer_at_once(request)
+    return await _response(request)
 
 
-async def infer_at_once(request: Request) -> Response:
+async def _response(request: Request) -> Response:
+    return (await infer_at_once(request)).response()
+
+
+async def infer_at_once(request: Request) -> Answer:
     """The answer. Solving dependencies would take longer than computing a small one."""
     other = host(request)
     zoo, caller, model = await (asking if other is None else other.asking)(request)
@@ -94,10 +100,12 @@ async def infer_at_once(request: Request) -> Response:
 
 def refuse_encoding(encoding: str, media: str) -> None:
     """Raises 415 for what is no JSON and no raw tensors."""
-    if encoding.strip().lower() != "identity":
+    if encoding != "identity" and encoding.strip().lower() != "identity":
         raise ProblemError("unsupported-media-type", f"bodies in {encoding!r} are not taken: send gzip or deflate")
+    if media in _TAKEN:
+        return
     media = media.partition(";")[0].strip().lower()
-    if media not in {"application/json", oip.BINARY}:
+    if media not in _TAKEN:
         raise ProblemError("unsupported-media-type", f"{media!r} is not taken: send application/json or {oip.BINARY}")
 
 
@@ -117,7 +125,7 @@ class _InferRoute(APIRoute):
     """Described by the signature of `infer`, and called past it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        return infer_at_once
+        return _response
 
 
 router.add_api_route(

@@ -10,7 +10,7 @@ import torch
 
 from api_zoo.compiled import Compiled
 from api_zoo.engine import Engine
-from api_zoo.inference import Model, folded
+from api_zoo.inference import Model, Pixels, folded
 from api_zoo.weights import Shelf
 from contracts.zoo import Normalisation
 from dfml.nets import Classifier, build_classifier
@@ -44,7 +44,7 @@ class Counting(Model):
         self.batches: list[int] = []
         self.go = threading.Semaphore(0)
 
-    def answer(self, images: torch.Tensor) -> bytes:
+    def answer(self, images: Pixels) -> bytes:
         self.batches.append(len(images))
         assert self.go.acquire(timeout=30)
         return super().answer(images)
@@ -118,7 +118,7 @@ async def test_what_arrives_while_a_batch_runs_is_computed_together(engine: Engi
     answers: dict[int, bytes] = {}
 
     async def ask(n: int) -> None:
-        answers[n] = await engine.answer(model, images(n, seed=n))
+        answers[n] = await engine.answer(model, images(n, seed=n).numpy())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask, 1)
@@ -129,7 +129,7 @@ async def test_what_arrives_while_a_batch_runs_is_computed_together(engine: Engi
         await anyio.wait_all_tasks_blocked()
         model.go.release(10)
     assert model.batches == [1, 2 + 3 + 4 + 30, 31]  # never more than a chunk of small requests at once
-    assert answers == {n: Model.answer(model, images(n, seed=n)) for n in (1, 2, 3, 4, 30, 31)}
+    assert answers == {n: Model.answer(model, images(n, seed=n).numpy()) for n in (1, 2, 3, 4, 30, 31)}
 
 
 async def test_those_who_keep_coming_are_waited_for_and_nobody_else(
@@ -138,10 +138,10 @@ async def test_those_who_keep_coming_are_waited_for_and_nobody_else(
     monkeypatch.setattr("api_zoo.engine.WINDOW", 600.0)
     model = Counting()
     model.go.release(10)
-    await engine.answer(model, images(1))
+    await engine.answer(model, images(1).numpy())
     asked = []
     for n in (1, 2, 3):
-        asked.append(engine.answer(model, images(n)))
+        asked.append(engine.answer(model, images(n).numpy()))
         await anyio.lowlevel.checkpoint()
     for answer in asked:
         await answer
@@ -152,10 +152,10 @@ async def test_nobody_is_waited_for_beyond_the_window(engine: Engine, monkeypatc
     monkeypatch.setattr("api_zoo.engine.WINDOW", 0.0)
     model = Counting()
     model.go.release(10)
-    first = engine.answer(model, images(1))
+    first = engine.answer(model, images(1).numpy())
     await anyio.lowlevel.checkpoint()
     await anyio.lowlevel.checkpoint()
-    second = engine.answer(model, images(2))
+    second = engine.answer(model, images(2).numpy())
     await first
     await second
     assert model.batches == [1, 2]
@@ -166,8 +166,8 @@ async def test_a_full_batch_waits_for_nobody(engine: Engine, monkeypatch: pytest
     monkeypatch.setattr("api_zoo.engine.WINDOW", 600.0)
     model = Counting()
     model.go.release(10)
-    await engine.answer(model, images(CHUNK))
-    half = [engine.answer(model, images(CHUNK // 2)) for _ in range(2)]
+    await engine.answer(model, images(CHUNK).numpy())
+    half = [engine.answer(model, images(CHUNK // 2).numpy()) for _ in range(2)]
     for answer in half:
         await answer
     assert model.batches == [CHUNK, CHUNK]
@@ -178,7 +178,7 @@ async def test_who_goes_away_takes_nobody_along(engine: Engine) -> None:
     answers: list[bytes] = []
 
     async def ask(n: int) -> None:
-        answers.append(await engine.answer(model, images(n)))
+        answers.append(await engine.answer(model, images(n).numpy()))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask, 1)
@@ -187,7 +187,7 @@ async def test_who_goes_away_takes_nobody_along(engine: Engine) -> None:
             await anyio.wait_all_tasks_blocked()
             leaving.cancel_scope.cancel()
         model.go.release(10)
-    assert answers == [Model.answer(model, images(1))]
+    assert answers == [Model.answer(model, images(1).numpy())]
 
 
 async def test_a_batch_that_fails_fails_each_of_its_requests(engine: Engine) -> None:
@@ -197,7 +197,7 @@ async def test_a_batch_that_fails_fails_each_of_its_requests(engine: Engine) -> 
 
     async def ask() -> None:
         try:
-            await engine.answer(model, images(1))
+            await engine.answer(model, images(1).numpy())
         except ZeroDivisionError:
             failed.append(1)
 

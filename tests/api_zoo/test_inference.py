@@ -61,7 +61,7 @@ def test_bytes_and_floats_of_the_same_pixels_get_the_same_answer(images: torch.T
 
 def test_answers_are_rows_of_probabilities(images: torch.Tensor) -> None:
     model = Model("m", folded(classifier()), list("abcde"), SHAPE)
-    rows = torch.frombuffer(bytearray(model.answer(images)), dtype=torch.float32).view(-1, 5)
+    rows = torch.frombuffer(bytearray(model.answer(images.numpy())), dtype=torch.float32).view(-1, 5)
     assert len(rows) == len(images)
     torch.testing.assert_close(rows.sum(1), torch.ones(len(images)))
 
@@ -127,7 +127,7 @@ def test_a_policy_says_what_an_answer_tells(policy: str, rows: list[list[float]]
 @pytest.mark.parametrize(("policy", "unit"), [("round:1", 0.1), ("round:2", 0.01), ("round:3", 0.001), ("label", 1.0)])
 def test_distillation_recognises_the_precision_of_answers(images: torch.Tensor, policy: str, unit: float) -> None:
     model = Model("m", classifier(), list("abcde"), SHAPE, policy=policy)
-    rows = torch.frombuffer(bytearray(model.answer(images)), dtype=torch.float32).view(-1, 5)
+    rows = torch.frombuffer(bytearray(model.answer(images.numpy())), dtype=torch.float32).view(-1, 5)
     assert rounding_unit(rows) == unit
     assert model.metadata(8).parameters.response_policy == policy
 

@@ -49,20 +49,6 @@ def test_a_request_comes_back_as_it_went(inputs: list[Tensor], binary: bool) -> 
     assert (request.binary_outputs is None) == binary
 
 
-@given(st.lists(tensors(), min_size=1, max_size=3), st.lists(st.booleans(), min_size=3, max_size=3))
-def test_a_head_that_was_seen_before_is_read_with_the_body_it_comes_with(inputs: list[Tensor], raw: list[bool]) -> None:
-    body, headers = oip._encode({"inputs": []}, "inputs", list(zip(inputs, raw, strict=False)))
-    length = headers.get(oip.HEADER)
-    other = bytearray(body[: int(length or len(body))] + bytes(byte ^ 1 for byte in body[int(length or len(body)) :]))
-    seen = [oip.decode_request(memoryview(each), length) for each in (body, body, other)]
-    plain = [oip._decode_request(memoryview(each), length, oip.load) for each in (body, body, other)]
-    for got, wanted in zip(seen, plain, strict=True):
-        assert all(same(*pair) for pair in zip(got.inputs, wanted.inputs, strict=True))
-        assert (got.id, got.outputs, got.binary_outputs) == (wanted.id, wanted.outputs, wanted.binary_outputs)
-    with pytest.raises(InvalidPayload):
-        oip.decode_request(memoryview(bytes(body) + b"x"), length)
-
-
 @given(st.lists(tensors(), min_size=1, max_size=3), st.booleans())
 def test_a_response_comes_back_as_it_went(outputs: list[Tensor], binary: bool) -> None:
     response = InferResponse(model="m", outputs=outputs, id=None)
