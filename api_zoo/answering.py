@@ -77,15 +77,14 @@ async def deliver(
     early = len(asked.images) <= FEW and idempotency_key is None and services.gate.granted_last(caller)
     computing = services.engine.answer(model, asked.images) if early else None
     try:
-        with anyio.CancelScope(shield=True):  # what was charged must be known, or it could not be given back
-            admission = await admit(
-                services.gate,
-                caller,
-                model=model.name,
-                images=len(asked.images),
-                idempotency_key=idempotency_key,
-                digest=asked.digest,
-            )
+        admission = await admit(
+            services.gate,
+            caller,
+            model=model.name,
+            images=len(asked.images),
+            idempotency_key=idempotency_key,
+            digest=asked.digest,
+        )
     except BaseException:
         if computing is not None and not computing.cancel():
             computing.exception()  # seen: there is nobody to tell

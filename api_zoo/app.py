@@ -62,6 +62,7 @@ def create_app(
     if not tracing.taken():
         app.lane = Lane(counters, most=settings.max_body, seconds=settings.body_seconds)
     app.state.failures = Failures()
+    app.state.host = None  # it hosts its folder's models
     app.include_router(routes.root)
     errors.install(app)
     metrics.tell(app, counters)

@@ -180,7 +180,9 @@ def pixels(data: bytearray | memoryview, datatype: str, shape: tuple[int, ...], 
     if datatype == "UINT8":
         return np.frombuffer(data, np.uint8, count, start).reshape(shape)
     bits = np.frombuffer(data, np.uint32, count, start)
-    if bits.max() > ONE:  # else all are in [0, 1]: floats that are not negative are ordered as their bits are
+    if (
+        np.maximum.reduce(bits) > ONE
+    ):  # else all are in [0, 1]: floats that are not negative are ordered as their bits are
         numbers = bits.view(np.float32)
         low, high = numbers.min().item(), numbers.max().item()  # NaN wins over any number
         if not (low >= 0 and high <= 1):  # -0 is 0

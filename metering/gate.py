@@ -11,16 +11,19 @@ its place. Only the newest turn may settle or refund, once. Of a request without
 it is charged in one step, and settling it asks Redis for nothing but its slot, where requests at once are counted.
 """
 
+import asyncio
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Literal
 
+import anyio
 from redis.asyncio import Redis
 
 from metering import keyring
-from metering.scripts import MICROSECONDS, Scripts, store_errors
+from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
 from metering.turnstile import Turnstile
 
 REPLAY_SECONDS = 24 * 3600.0
@@ -186,16 +189,29 @@ class Gate:
         """Decide one request of `images` images, whose body has the SHA-256 `digest`, and charge it if it is granted.
 
         Raises a `Refused`; or `StoreUnavailable`, after which the charge may have happened: the same request under its
-        idempotency key is charged once at most.
+        idempotency key is charged once at most. A caller that is cancelled waits for the decision, and gives back the charge.
         """
         if images < 1:
             raise ValueError(f"{images} images cannot be charged: ask for one at least")
         charge = f"{self._name}{next(self._charges):012x}"
-        again = idempotency_key is not None
         mark = keyring.mark(key_id, idempotency_key) if idempotency_key is not None else ""
-        verdict, *found = await self._turnstile.ask(
-            key_id, model=model, images=images, digest=digest, charge=charge, mark=mark if again else None
-        )
+        asked = self._turnstile.ask(key_id, model=model, images=images, digest=digest, charge=charge, mark=mark or None)
+        try:
+            found = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._give_back(asked, key_id, model, mark)
+            raise
+        return self._decided(found, key_id, model, mark)
+
+    async def _give_back(self, asked: "asyncio.Future[list[Any]]", key_id: str, model: str, mark: str) -> None:
+        """Refund what was asked by a caller who has left."""
+        with suppress(Refused, StoreUnavailable):
+            await self.refund(self._decided(await asked, key_id, model, mark))
+
+    def _decided(self, found: list[Any], key_id: str, model: str, mark: str) -> Admission:
+        """What `gate_admit` answered, as an admission. Raises a `Refused`."""
+        verdict = found[0]
         if verdict != b"charged":
             self._granted.discard(key_id)
         elif key_id not in self._granted:
@@ -204,12 +220,12 @@ class Gate:
             self._granted.add(key_id)
         if verdict == b"unknown":
             raise KeyRevoked("there is no such key")
-        limits, rest = _limits(found[0]), found[1:]
+        limits, rest = _limits(found[1]), found[2:]
         match verdict.decode():
             case "charged" | "resumed" as kind:
                 charge, cost, turn = rest[0].decode(), int(rest[1]), int(rest[2])
                 day = rest[3].decode() if kind == "charged" else ""
-                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, again, day)
+                return Admission(kind, charge, cost, None, limits, key_id, model, mark, turn, bool(mark), day)
             case "replayed":
                 return Admission("replayed", rest[0].decode(), int(rest[1]), rest[2], limits, key_id, model, mark, 0)
             case "revoked":

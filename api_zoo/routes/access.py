@@ -81,7 +81,8 @@ async def authenticate(request: Request) -> None:
 
 def bearer(request: Request) -> str | None:
     """The key that was sent, if one was."""
-    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    told = next((value.decode("latin-1") for name, value in request.scope["headers"] if name == b"authorization"), "")
+    scheme, _, sent = told.partition(" ")
     return sent.strip() if scheme.lower() == "bearer" else None
 
 
@@ -97,7 +98,8 @@ def administrator(request: Request) -> None:
 
 async def recognised(request: Request) -> Caller:
     """Whose key was sent; looked up once a request. Raises 401 for any that may not be used, 429 after too many."""
-    known: Caller | None = getattr(request.state, "caller", None)
+    state = request.scope.setdefault("state", {})
+    known: Caller | None = state.get("caller")
     if known is not None:
         return known
     zoo: Services = request.app.state.services
@@ -111,7 +113,7 @@ async def recognised(request: Request) -> Caller:
         raise refused(request, REVOKED)
     if caller.expires is not None and caller.expires <= time.time():
         raise refused(request, EXPIRED)
-    request.state.caller = caller
+    state["caller"] = caller
     return caller
 
 

@@ -123,6 +123,9 @@ async def test_a_caller_who_leaves_takes_nobody_along(redis: Redis) -> None:
         task.cancel()
     told = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(outcome, Admission) for outcome in told] == [number % 3 > 0 for number in range(9)]
+    assert (await keyring.usage(key)).spent == 6  # what they were charged was given back
+    kinds = [entry.kind for entry in await gate.audit(key)]
+    assert (kinds.count("charge"), kinds.count("refund")) == (9, 3)
     assert (await gate.admit(key, model="m", images=1, idempotency_key=None, digest="")).cost == 1
 
 
