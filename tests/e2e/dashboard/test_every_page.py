@@ -60,6 +60,10 @@ def test_every_page_can_be_used_by_everyone(
             person.sign_in()
         if path is not None:
             person.go(path)
+        if name == "new-job":
+            person.page.get_by_role("button", name="More").click()
+            person.page.get_by_label("Speaks").select_option("custom")
+            person.page.get_by_text("More about its requests and answers").last.click()
         if name == "job":
             person.page.locator("#loss .scatterlayer .trace").first.wait_for()
         if name == "meta-model" and look == "wide-light":
