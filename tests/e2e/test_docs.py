@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -131,16 +133,29 @@ def test_a_block_that_is_not_run_could_be(language: str, code: str) -> None:
     if language == "python":
         compile(code, "block", "exec")
         return
-    for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["metazoo"]:
+    for words in commands(code):
+        if words[0] == "metazoo":
             command = typer.main.get_command(app)
             name, rest = "metazoo", words[1:]
             while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
                 name, command, rest = rest[0], command.commands[rest[0]], rest[1:]
-            command.make_context(name, rest)
-        elif words[:1] and words[0].startswith("scripts/"):
-            assert (ROOT / words[0]).exists(), line
+            command.make_parser(command.make_context(name, [], resilient_parsing=True)).parse_args(rest)
+        elif words[0].startswith("scripts/"):
+            assert (ROOT / words[0]).exists(), words
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """The words of each command of a block; quotes and backslashes span lines."""
+    said = ""
+    for line in code.splitlines():
+        said += line.removesuffix("\\") + "\n"
+        if line.endswith("\\"):
+            continue
+        with suppress(ValueError):  # an open quote: the next line goes on
+            if words := shlex.split(said, comments=True):
+                yield words
+            said = ""
+    assert not said, code
 
 
 def test_every_description_of_an_api_is_one() -> None:
