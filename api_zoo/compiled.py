@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dfml.nets import Backbone, Classifier
 from dfml.nets.conv4 import Block, Conv4
-from dfml.nets.resnet import BasicBlock, ConvNorm
+from dfml.nets.resnet import BasicBlock, ConvNorm, ResNet12, ThreeConvolutions
 
 STEP = 16
 """Images at once: their activations stay in the cache, and take little memory in each of many sessions."""
@@ -80,6 +80,13 @@ class _Draft:
         beside = self.convolved(x, block.shortcut) if isinstance(block.shortcut, ConvNorm) else x
         return self.add("Relu", self.add("Add", self.convolved(first, block.second), beside))
 
+    def three_convolutions(self, x: str, block: ThreeConvolutions) -> str:
+        out = x
+        for part in (block.first, block.second):
+            out = self.add("LeakyRelu", self.convolved(out, part), alpha=0.1)
+        both = self.add("Add", self.convolved(out, block.third), self.convolved(x, block.shortcut))
+        return self.add("MaxPool", self.add("LeakyRelu", both, alpha=0.1), kernel_shape=[2, 2], strides=[2, 2])
+
 
 def _graph(network: Classifier | Backbone) -> bytes:
     """The network as an ONNX file: `images`, float32 in [0, 1], to logits or features."""
@@ -90,6 +97,10 @@ def _graph(network: Classifier | Backbone) -> bytes:
         for block in cast("Iterable[Block]", body.blocks):
             x = draft.add("Relu", draft.convolved(x, block))  # fused into the convolution, unlike behind the pool
             x = draft.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    elif isinstance(body, ResNet12):
+        for three in cast("Iterable[ThreeConvolutions]", body.blocks):
+            x = draft.three_convolutions(x, three)
+        x = draft.add("GlobalAveragePool", x)
     else:
         x = draft.add("Relu", draft.convolved(x, body.stem))
         for basic in cast("Iterable[BasicBlock]", body.blocks):

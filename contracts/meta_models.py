@@ -14,7 +14,7 @@ Accuracy = dict[str, float]
 class BackboneConfig(Input):
     """The network that becomes the meta-model. Normalisation (mean 0.5, std 0.25) is part of it: it takes [0, 1] or uint8."""
 
-    backbone: Literal["conv4", "resnet10", "resnet18"] = Field("conv4", description="Its architecture.")
+    backbone: Literal["conv4", "resnet10", "resnet12", "resnet18"] = Field("conv4", description="Its architecture.")
     width: Literal[16, 32, 64] = Field(32, description="Channels of the first block.")
 
 

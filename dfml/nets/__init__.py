@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from contracts.meta_models import BackboneConfig
 from contracts.zoo import Normalisation
 from dfml.nets.conv4 import Conv4
-from dfml.nets.resnet import ResNet
+from dfml.nets.resnet import ResNet, ResNet12
 
 __all__ = [
     "STUDENT",
@@ -48,17 +48,20 @@ class Normalise(nn.Module):
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-def body(backbone: str, width: int, input_shape: tuple[int, int, int], *, conv_bias: bool = False) -> Conv4 | ResNet:
-    """Normalised images to features: `conv4`, `resnet10` or `resnet18`. Raises ValueError on another, and on images too small.
+def body(
+    backbone: str, width: int, input_shape: tuple[int, int, int], *, conv_bias: bool = False
+) -> Conv4 | ResNet | ResNet12:
+    """Normalised images to features, by a network of this name. Raises ValueError on another, and on images too small.
 
     conv_bias: of Conv4 alone.
     """
     if backbone == "conv4":
         return Conv4(width, input_shape, conv_bias=conv_bias)
     each = {"resnet10": 1, "resnet18": 2}.get(backbone)
-    if each is None or conv_bias:
-        raise ValueError(f"{backbone}{' with conv_bias' if conv_bias else ''} is no network: conv4, resnet10, resnet18")
-    return ResNet(width, each=each)
+    if (each is None and backbone != "resnet12") or conv_bias:
+        known = "conv4, resnet10, resnet12, resnet18"
+        raise ValueError(f"{backbone}{' with conv_bias' if conv_bias else ''} is no network: {known}")
+    return ResNet12(width, input_shape) if each is None else ResNet(width, each=each)
 
 
 class Backbone(nn.Module):

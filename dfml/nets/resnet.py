@@ -1,4 +1,7 @@
-"""ResNet-10 and ResNet-18 for small images: basic blocks (He et al. 2016) behind a stem at full size."""
+"""ResNets for small images: 10 and 18, of basic blocks (He et al. 2016) behind a stem at full size, and 12.
+
+The last is that of few-shot learning (Oreshkin et al. 2018; Lee et al. 2019, without its DropBlock).
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,4 +54,42 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(F.relu(self.stem(x)))
+        return out.mean((2, 3))
+
+
+class ThreeConvolutions(nn.Module):
+    """Three 3x3 convolutions beside a shortcut, then maxima of 2x2: (n, in, h, w) -> (n, out, h / 2, w / 2), rounded down."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(inputs, outputs, 3)
+        self.second = ConvNorm(outputs, outputs, 3)
+        self.third = ConvNorm(outputs, outputs, 3)
+        self.shortcut = ConvNorm(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu(self.second(F.leaky_relu(self.first(x), 0.1)), 0.1)
+        return F.max_pool2d(F.leaky_relu(self.third(out) + self.shortcut(x), 0.1), 2)
+
+
+class ResNet12(nn.Module):
+    """Four blocks of `width` times 1, 2.5, 5, 10, global average: (n, 3, h, w) -> (n, 10 * width).
+
+    Raises ValueError for images of fewer than 16 pixels a side, of which nothing would be left.
+    """
+
+    def __init__(self, width: int, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, *sides = input_shape
+        if min(sides) < 16:
+            raise ValueError(f"images of {sides[0]}x{sides[1]}: resnet12 takes at least 16 pixels a side")
+        blocks, inputs = [], channels
+        for factor in (2, 5, 10, 20):
+            blocks.append(ThreeConvolutions(inputs, width * factor // 2))
+            inputs = width * factor // 2
+        self.blocks = nn.Sequential(*blocks)
+        self.dim = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.blocks(x)
         return out.mean((2, 3))

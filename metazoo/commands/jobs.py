@@ -63,7 +63,7 @@ def submit(
         typer.Option(metavar="NAME=VALUE", help="An option of the method, such as steps=2000. Repeatable."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Network of the meta-model: conv4, resnet10 or resnet18.")
+        str | None, typer.Option(help="Network of the meta-model: conv4, resnet10, resnet12 or resnet18.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side of the images that it takes.")] = None,

@@ -35,6 +35,7 @@ def classifier(backbone: str, width: int, shape: tuple[int, int, int], *, conv_b
         ("conv4", 32, (3, 32, 32), False),
         ("conv4", 13, (3, 19, 16), True),
         ("resnet10", 8, (3, 32, 32), False),
+        ("resnet12", 16, (3, 21, 30), False),
         ("resnet18", 5, (3, 21, 30), False),
     ],
 )

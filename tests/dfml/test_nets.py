@@ -20,6 +20,8 @@ def make(config: BackboneConfig, shape: tuple[int, int, int], seed: int = 0) -> 
         (BackboneConfig(backbone="resnet10", width=16), (3, 32, 32), 128),
         (BackboneConfig(backbone="resnet10", width=32), (3, 20, 28), 256),
         (BackboneConfig(backbone="resnet18", width=16), (3, 17, 16), 128),
+        (BackboneConfig(backbone="resnet12", width=16), (3, 17, 20), 160),
+        (BackboneConfig(backbone="resnet12", width=64), (3, 84, 84), 640),
     ],
 )
 def test_features_of_any_input_size(config: BackboneConfig, shape: tuple[int, int, int], dim: int) -> None:
@@ -35,7 +37,7 @@ def test_uint8_and_unit_interval_are_the_same_image() -> None:
     assert torch.equal(backbone(images), backbone(images.float() / 255))
 
 
-@pytest.mark.parametrize("name", ["conv4", "resnet10", "resnet18"])
+@pytest.mark.parametrize("name", ["conv4", "resnet10", "resnet12", "resnet18"])
 def test_the_generator_alone_decides_the_weights(name: str) -> None:
     config = BackboneConfig(backbone=name, width=16)
     torch.manual_seed(5)
@@ -92,13 +94,14 @@ def test_weights_that_do_not_fit_are_named(change: object, message: str) -> None
         load_weights(classifier(), held)
 
 
-def test_too_small_for_conv4() -> None:
-    with pytest.raises(ValueError, match="16 pixels a side"):
-        make(BackboneConfig(), (3, 15, 32))
+def test_too_small_for_what_halves_them_four_times() -> None:
+    for name in ("conv4", "resnet12"):
+        with pytest.raises(ValueError, match="16 pixels a side"):
+            make(BackboneConfig(backbone=name), (3, 15, 32))
 
 
 def test_resnets_have_as_many_layers_as_their_name_says() -> None:
-    for name, layers in (("resnet10", 10), ("resnet18", 18)):
+    for name, layers in (("resnet10", 10), ("resnet12", 13), ("resnet18", 18)):  # of ResNet-12 the head is not counted
         net = make(BackboneConfig(backbone=name, width=16), (3, 16, 16))
         spatial = [each for each in net.modules() if isinstance(each, torch.nn.Conv2d) and each.kernel_size == (3, 3)]
         assert len(spatial) + 1 == layers  # and the head
@@ -106,7 +109,7 @@ def test_resnets_have_as_many_layers_as_their_name_says() -> None:
 
 def test_a_classifier_of_an_unknown_network_is_refused() -> None:
     for name, bias in (("vgg", False), ("resnet10", True)):
-        with pytest.raises(ValueError, match="conv4, resnet10, resnet18"):
+        with pytest.raises(ValueError, match="conv4, resnet10, resnet12, resnet18"):
             build_classifier(
                 16, (3, 16, 16), 2, normalisation=STUDENT, backbone=name, conv_bias=bias, generator=torch.Generator()
             )
