@@ -1,8 +1,9 @@
 """How much of the APIs' combined rate limit a job uses while it acquires, by workers and APIs.
 
 The APIs are simulated (`benchmarks.rig.answerer`); their total rate is at most half of what one core was measured to carry.
-Efficiency is the images charged over those that the limits allowed between the first charge and the last, bursts included.
-The last line printed is JSON.
+Efficiency is the images charged over those that the limits allowed between the first charge and the last, with bursts. Points
+can be compared: the total rate and the time are the same, and bursts are of two seconds whatever the number of APIs. The whole
+table takes some six minutes. The last line printed is JSON; a point whose job did not succeed is null there, and the status 1.
 """
 
 import asyncio
@@ -33,9 +34,14 @@ from metazoo import redis_server
 from metazoo.children import Child, start
 from metering.scripts import connect
 
+POINTS = ",".join(f"{workers}x{apis}" for workers in (1, 2, 4, 8) for apis in (8, 32, 100))
 OVERLAP = EARLY_AFTER + 20.0  # seconds of acquisition in the run that shows learning meanwhile
 LOOK = 0.1  # seconds between two looks at what a job tells
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class JobDidNotSucceed(Exception):
+    """Nothing was measured; the message says how the job ended."""
 
 
 class Bench:
@@ -76,7 +82,7 @@ class Bench:
         """One job against `part` of the rate.
 
         `efficiency`; `refused` requests; seconds: `wall`, `acquire` from the first charge to the last, `ramp` until every API
-        was asked, `overlap` of learning meanwhile.
+        was asked, `overlap` of learning meanwhile. Raises `JobDidNotSucceed`.
         """
         rate = part * self.total / apis
         burst = max(8, round(2 * rate))
@@ -90,7 +96,7 @@ class Bench:
             stats = answerer.stats()
             wall = time.monotonic() - began
         if job.meta_model is None:
-            raise SystemExit(f"the job ended as {job.status}: {job.error}")
+            raise JobDidNotSucceed(f"the job ended as {job.status}: {job.error}")
         duration = stats["last"] - stats["first"]
         return {
             "efficiency": stats["charged"] / (apis * (rate * duration + burst)),
@@ -175,8 +181,7 @@ def capacity(requests: int = 300) -> float:
 
 
 def main(
-    workers: Annotated[str, typer.Option(help="Comma list.")] = "1,2,4,8",
-    apis: Annotated[str, typer.Option(help="Comma list.")] = "8,32,100",
+    points: Annotated[str, typer.Option(help="Comma list of WORKERSxAPIS.")] = POINTS,
     seconds: Annotated[float, typer.Option(help="How long acquiring takes at the full rate.")] = 16.0,
     total: Annotated[float, typer.Option(help="Images a second of all APIs together, at most half a core's.")] = 800.0,
     latency: Annotated[float, typer.Option(help="Seconds of each answer.")] = 0.2,
@@ -185,28 +190,30 @@ def main(
 ) -> None:
     """Run a job for each number of workers and of APIs; print wall times, efficiencies and whether learning overlapped."""
     if quick:
-        workers, apis, seconds, overlap = "1", "8", 4.0, False
+        points, seconds, overlap = "1x8", 4.0, False
+    chosen = [parsed(point) for point in points.split(",")]
     carried = capacity()
     total = min(total, carried / 2)
     console.print(
         f"one core carries {carried:,.0f} images/s of answering; all APIs together give {total:,.0f} a second"
     )
     table = Table("workers", "APIs", "wall s", "acquire s", "all asked s", "429s", "efficiency", box=None)
-    efficiency: dict[str, float] = {}
+    efficiency: dict[str, float | None] = {}
     overlapped: float | None = None
     with tempfile.TemporaryDirectory() as folder, Bench(Path(folder), total=total, latency=latency) as bench:
-        for many in map(int, workers.split(",")):
-            for count in map(int, apis.split(",")):
-                told = bench.run(many, count, seconds)
-                efficiency[f"{many}x{count}"] = round(told["efficiency"], 3)
-                row = (
-                    many,
-                    count,
-                    *(f"{told[name]:.1f}" for name in ("wall", "acquire", "ramp")),
-                    int(told["refused"]),
-                )
-                table.add_row(*map(str, row), f"{told['efficiency']:.3f}")
-                console.print(*map(str, row), f"{told['efficiency']:.3f}")
+        for workers, apis in chosen:
+            point = f"{workers}x{apis}"
+            try:
+                told = bench.run(workers, apis, seconds)
+            except JobDidNotSucceed as failed:
+                console.print(f"{point}: {failed}")
+                efficiency[point] = None
+                continue
+            efficiency[point] = round(told["efficiency"], 3)
+            times = [f"{told[name]:.1f}" for name in ("wall", "acquire", "ramp")]
+            row = [str(workers), str(apis), *times, f"{told['refused']:.0f}", f"{told['efficiency']:.3f}"]
+            table.add_row(*row)
+            console.print(*row)
         if overlap:
             overlapped = bench.run(2, 8, OVERLAP, steps=200, part=0.25)["overlap"]
     console.print(table)
@@ -218,6 +225,16 @@ def main(
     if overlapped is not None:
         last |= {"overlapped": overlapped > 0, "overlap_seconds": overlapped}
     print(json.dumps(last))
+    if None in efficiency.values():
+        sys.exit(1)
+
+
+def parsed(point: str) -> tuple[int, int]:
+    """Workers and APIs of `WORKERSxAPIS`. Raises `typer.BadParameter`."""
+    workers, _, apis = point.partition("x")
+    if not (workers.isdecimal() and apis.isdecimal() and int(workers) and int(apis)):
+        raise typer.BadParameter(f"{point!r}: write WORKERSxAPIS, such as 2x32", param_hint="--points")
+    return int(workers), int(apis)
 
 
 if __name__ == "__main__":
