@@ -105,6 +105,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             ledger=store.ledger(job.id),
             artifacts=context.artifacts,
             watch=watch,
+            tell=partial(context.store.work.warn, job.id, watch.lease, api=api_id),
             patience=context.patience,
             timeout=context.timeout,
             deadline=job.deadline(),

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -187,6 +188,7 @@ async def _apis(context: Context, job: StoredJob, watch: Watch) -> AsyncIterator
                 ledger=ledger,
                 artifacts=context.artifacts,
                 watch=watch,
+                tell=partial(context.store.work.warn, job.id, watch.lease, api=api_id),
                 patience=context.patience,
                 timeout=context.timeout,
                 deadline=job.deadline(),

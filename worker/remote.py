@@ -10,7 +10,7 @@ as unconfirmed: counted as spent, never sent again.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import random
@@ -47,6 +47,7 @@ CHUNK = 64  # images a request for an API that states no limit
 LARGEST_CHUNK = 512
 REPLAY_SECONDS = 23 * 3600  # a key replays for 24 hours; the rest is for clocks that disagree
 MOST_LOSSES = 3  # answers in a row that may be lost without replay
+TOLD_AFTER = 3  # attempts in a row that failed, some four seconds
 LONGEST_HINT = 3600.0  # an API that asks for more patience than this is given up
 
 Step = Coroutine[Any, Any, None]
@@ -61,7 +62,7 @@ class RemoteTeacher:
     """One API as the worker asks it. `indices` are the pool images planned for it, ascending.
 
     After `deadline`, in seconds since the epoch, nothing new is asked. `answered` counts images whose answer is stored,
-    over all attempts at the job.
+    over all attempts at the job. `tell` is for the person who watches the job.
     """
 
     job_id: str
@@ -73,6 +74,7 @@ class RemoteTeacher:
     ledger: Ledger
     artifacts: Artifacts
     watch: Watch
+    tell: Callable[[str], Awaitable[None]]
     patience: float
     timeout: float
     deadline: float = math.inf
@@ -84,6 +86,7 @@ class RemoteTeacher:
     _chunks: int = 0
     _losses: int = 0
     _lost_at: float = 0.0
+    _silent: bool = False  # it does not answer, and that was told
     _heard: bool = False  # an answer, by this worker
     _sameness: Sameness = field(default_factory=Sameness)
     giving_way: bool = False  # ask nothing more: set from outside
@@ -253,6 +256,9 @@ class RemoteTeacher:
                 return
             wait = min(LONGEST_PAUSE, 0.5 * 2.0**attempt) if wait is None else wait
             attempt += 1
+            if attempt >= TOLD_AFTER and not self._silent and not isinstance(refused, RateLimited):
+                self._silent = True
+                await self.tell(f"the API does not answer; trying for {self.patience:.0f} s: {named(refused)}")
             if wait > LONGEST_HINT or time.monotonic() - failing_since > self.patience:
                 await self._settle(chunk, Outcome.UNCONFIRMED if maybe_sent else Outcome.RELEASED)
                 did = "asked to be left alone" if wait > LONGEST_HINT else "did not answer"
@@ -315,6 +321,9 @@ class RemoteTeacher:
         self._window.answered(chunk.images, seconds, paced=self._pacer.knows_a_rate, waited=turn.waited)
         self._pacer.learn(turn, answer.limits)
         self._heard = True
+        if self._silent:
+            self._silent = False
+            await self.tell("the API answers again")
         budget = answer.limits.get("budget")
         if budget is not None and budget.remaining:
             self.largest = min(self.largest, budget.remaining)
