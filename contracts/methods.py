@@ -85,14 +85,14 @@ class DistillAverageOptions(ProceduralQueries):
     learning_rate: float = Field(5e-3, gt=0, le=1, description="Peak of the one-cycle schedule.")
 
 
-MetaLearnerName = Literal["maml", "anil", "protonet"]
+MetaLearnerName = Literal["maml", "anil", "protonet", "ridge"]
 """How a meta-model learns from a few-shot task; `dfml.numerics.meta_learners` has them."""
 
 _Learner = Annotated[
     MetaLearnerName,
     Field(
-        description="What learns from tasks: `maml`, `anil` (the head alone moves) or `protonet` (class means). The papers' "
-        "is maml; the others cost a third of its time or less."
+        description="What learns from tasks: `maml`, `anil` (the head alone moves), `protonet` (class means) or `ridge` (a "
+        "ridge regression as head). The papers' is maml; the others cost a third of its time or less."
     ),
 ]
 
@@ -111,6 +111,9 @@ class GradientOptions(Input):
     )
     directions: int = Field(9, ge=1, le=10_000, description="Directions of an estimate.")
     antithetic: bool = Field(False, description="Two queries a direction, both ways; zeroth-order alone.")
+    orthogonal: bool = Field(
+        False, description="Directions of an image at right angles to each other; those of guided always are."
+    )
     frequencies: int | None = Field(
         8,
         ge=1,

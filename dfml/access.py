@@ -152,7 +152,12 @@ def source_of(
     eight_bit: bool = False,
 ) -> Source:
     """What says the gradients of a black box. unit: of its answers. eight_bit: it is shown images rounded so."""
-    estimator = Estimator(options.directions, antithetic=options.antithetic, frequencies=options.frequencies)
+    estimator = Estimator(
+        options.directions,
+        antithetic=options.antithetic,
+        orthogonal=options.orthogonal,
+        frequencies=options.frequencies,
+    )
     rounded = eight_bit or rounds_images(teacher)
     step = options.step or step_of(estimator, unit, teacher.input_shape, eight_bit=rounded)
     if options.source == "zeroth-order":

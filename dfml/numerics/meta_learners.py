@@ -3,6 +3,7 @@
     maml       Finn et al. 2017: gradient descent in all parameters; first-order where `second_order` is off
     anil       Raghu et al. 2020: in the head alone, on features computed once
     protonet   Snell et al. 2017: nearest class mean; no step, and the head is not used
+    ridge      Bertinetto et al. 2019 (R2-D2): the head is a ridge regression on the support, solved in closed form; no step
 
 On a CPU a task of 5 ways, 5 shots and 15 queries costs maml 0.2 s at first order with five steps, the others 0.06 s.
 """
@@ -21,6 +22,8 @@ from dfml.replay import Task
 
 HEAD = ("head.weight", "head.bias")
 BACKBONE = "backbone."
+RIDGE, SHARPNESS = 0.1, 10.0
+"""Of `ridge_loss`: lambda, and what a prediction of one becomes as a logit. R2-D2 learns both; these are fixed."""
 
 TaskLoss = Callable[[Task], tuple[Tensor, float]]
 """A task -> cross-entropy on its query, differentiable to the parameters, and the share of the query that is right."""
@@ -57,6 +60,8 @@ def task_loss(
     """The loss of the meta-learner `name`; `steps`, `lr` and `second_order` are those of its inner loop, if it has one."""
     if name == "protonet":
         return protonet_loss(learner.features, learner.parameters, task)
+    if name == "ridge":
+        return ridge_loss(learner.features, learner.parameters, task)
     if name == "anil":
         return anil_loss(learner.features, learner.parameters, task, steps=steps, lr=lr, second_order=second_order)
     return maml_loss(learner.logits, learner.parameters, task, steps=steps, lr=lr, second_order=second_order)
@@ -104,6 +109,22 @@ def protonet_loss(features: Call, parameters: Parameters, task: Task) -> tuple[T
     members = F.one_hot(task.support_labels, _ways(task)).to(support.dtype)
     prototypes = members.T @ support / members.sum(0)[:, None]
     return _judged(-torch.cdist(query, prototypes).square() / query.shape[1] ** 0.5, task)
+
+
+def ridge_loss(features: Call, parameters: Parameters, task: Task) -> tuple[Tensor, float]:
+    """Logits are `SHARPNESS` times `x W`, `W = X'(X X' + RIDGE I)^-1 Y` (Woodbury: as many unknowns as support images).
+
+    X, x: features of support and query at length one, with a one behind them for the bias; Y: one-hot labels. Images pass the
+    backbone as one batch.
+    """
+    support, query = (
+        torch.cat([F.normalize(found, dim=-1), found.new_ones(len(found), 1)], 1)
+        for found in _embedded(features, parameters, task)
+    )
+    wanted = F.one_hot(task.support_labels, _ways(task)).to(support.dtype)
+    ridge = RIDGE * torch.eye(len(support), dtype=support.dtype, device=support.device)
+    weights = support.T @ torch.linalg.solve(support @ support.T + ridge, wanted)
+    return _judged(SHARPNESS * query @ weights, task)
 
 
 def _embedded(features: Call, parameters: Parameters, task: Task) -> tuple[Tensor, Tensor]:

@@ -118,12 +118,15 @@ def test_guided_estimates_are_as_right_as_stated(images: Tensor, labels: Tensor,
 OPTIONS = [
     GradientOptions(source="zeroth-order", directions=3),
     GradientOptions(source="zeroth-order", directions=3, antithetic=True, frequencies=None),
+    GradientOptions(source="zeroth-order", directions=3, orthogonal=True),
     GradientOptions(source="surrogate"),
     GradientOptions(source="guided", directions=2),
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: f"{options.source}-{options.antithetic}")
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda options: f"{options.source}-{options.antithetic}-{options.orthogonal}"
+)
 def test_queries_are_those_of_the_formula(
     make_teacher, images: Tensor, options: GradientOptions, generator: torch.Generator
 ) -> None:

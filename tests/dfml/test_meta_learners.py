@@ -1,6 +1,7 @@
 """Meta-learners against the hand-written step, and where their gradients reach."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from contracts.meta_models import BackboneConfig
 from contracts.methods import MetaLearnerName
 from dfml.nets.learner import Learner, build_learner
-from dfml.numerics.meta_learners import functional_learner, task_loss
+from dfml.numerics.meta_learners import RIDGE, SHARPNESS, functional_learner, task_loss
 from dfml.replay import Task, split_task
 
 
@@ -53,7 +54,19 @@ def test_protonet_is_the_nearest_class_mean_by_hand(learner: Learner, task: Task
     assert right == pytest.approx((squared.argmin(-1) == task.query_labels).float().mean().item())
 
 
-@pytest.mark.parametrize("name", ["maml", "anil", "protonet"])
+def test_ridge_minimises_the_penalised_squares(learner: Learner, task: Task) -> None:
+    """The gradient of `|X W - Y|^2 + lambda |W|^2` is zero where the loss takes its weights; bias among them."""
+    loss, right = loss_of("ridge", learner, task)
+    features = copy.deepcopy(learner.backbone).train()(torch.cat([task.support, task.query])).detach().double()
+    x = torch.cat([F.normalize(features, dim=-1), torch.ones(len(features), 1)], 1)
+    wanted = F.one_hot(task.support_labels).double()
+    normal = x[:6].T @ x[:6] + RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
+    logits = SHARPNESS * x[6:] @ torch.linalg.solve(normal, x[:6].T @ wanted)
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, task.query_labels).item(), rel=1e-3)
+    assert right == pytest.approx((logits.argmax(-1) == task.query_labels).float().mean().item())
+
+
+@pytest.mark.parametrize("name", get_args(MetaLearnerName))
 def test_every_learner_teaches_the_backbone_and_leaves_the_module_alone(
     learner: Learner, task: Task, name: MetaLearnerName
 ) -> None:
