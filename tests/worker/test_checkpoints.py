@@ -1,5 +1,6 @@
 """A learner that is stopped in the midst of its training is followed by one that goes on from there, to the same meta-model."""
 
+import errno
 import json
 from dataclasses import replace
 from typing import Any
@@ -118,6 +119,24 @@ async def test_who_takes_it_up_again_goes_on_and_makes_the_same_meta_model(
     got = await backbone_of(world, ended)
     assert all((got[name] == wanted[name]).all() for name in wanted)
     assert await warnings(world, job) == []
+
+
+async def test_a_disk_that_fills_while_a_state_is_kept_pauses_the_job(
+    world: Any, api: Any, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    keeping = world.changed(checkpoint_every=0.0)
+    job = await submitted(keeping, api, "pqd")
+    with monkeypatch.context() as crowded:
+        crowded.setattr(world.context.artifacts, "write", full)
+        paused = await keeping.learn(job.id)
+    assert (paused.status, steps.told) == (JobStatus.PAUSED, [])
+    assert paused.reason.startswith("disk_full")
+    await world.store.moves.resume(job.id)
+    steps.saw = steps.told.append  # type: ignore[method-assign]
+    assert (await keeping.learn(job.id)).status == JobStatus.SUCCEEDED
 
 
 async def test_a_state_that_was_altered_or_is_of_another_job_is_refused(world: Any, api: Any, steps: Steps) -> None:
