@@ -127,6 +127,9 @@ async def _trained(context: Context, job: StoredJob, shape: Shape, watch: Watch)
                 return done.backbone.cpu(), done.metrics
 
             backbone, metrics = await asyncio.to_thread(compute, request.device, train, told=report.warn)
+        except GaveWay:
+            await checkpoint.forget()  # of a training on a part of the answers
+            raise
         except ValueError as error:  # too few answers to learn from
             raise _fault("too_few_answers", str(error), param="budget.queries") from error
         return await _kept(context, job, backbone, metrics, checkpoint, watch)

@@ -16,8 +16,9 @@ from dfml.methods import pqd
 from dfml.nets import weights
 from meta_server.store import keys, stored_job
 from meta_server.store.stored_job import LATE, LEARN
-from worker import arrivals
+from worker import arrivals, learn
 from worker.queries import plan_of, queries_of
+from worker.watch import Stopped, Why
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 METHOD = {"steps": 20, "batch": 8}
@@ -84,13 +85,46 @@ async def test_a_learner_begins_early_and_goes_on_with_what_arrives(world: Any, 
 
 
 @pytest.mark.usefixtures("early")
+async def test_a_learner_that_began_early_goes_on_from_its_checkpoint(
+    world: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped once all had come in, whose classes were not all known when it began."""
+    told, step = list[int](), learn._Report.step
+
+    def stopping(report: Any, done: int, steps: int, metrics: Any = None) -> None:
+        step(report, done, steps, metrics)
+        told.append(done)
+        if done == 15 and len(told) == 15:
+            raise Stopped(Why.SHUTDOWN)
+
+    monkeypatch.setattr(learn._Report, "step", stopping)
+    monkeypatch.setattr("worker.checkpoints.SHARE", float("inf"))
+    keeping = world.changed(checkpoint_every=0.0)
+    job = await keeping.submit(api(), api(classes=3), api(classes=4), queries=240, method=METHOD, min_apis=2)
+    learning = await started(keeping, job, api)
+    await keeping.acquire(job.id, "a2")
+    with pytest.raises(Stopped):
+        await asyncio.wait_for(learning, 30)
+    assert (await keeping.learn(job.id)).status == JobStatus.SUCCEEDED
+    assert told == list(range(1, 21))
+    made = await backbone(world, job.id)
+    await world.redis.hset(keys.job(job.id, "record"), "status", "running")
+    await world.redis.hdel(keys.job(job.id, "record"), "checkpoint:backbone")
+    assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+    assert told == [*range(1, 21), *range(1, 21)]
+    again = await backbone(world, job.id)
+    assert all(torch.equal(made[name], again[name]) for name in made)
+
+
+@pytest.mark.usefixtures("early")
 async def test_a_learner_gives_way_to_a_job_that_can_be_learned(world: Any, api: Any) -> None:
     job = await world.submit(api(), api(), api(), queries=120, method=METHOD, min_apis=2)
-    learning = await started(world, job, api)
+    learning = await started(world.changed(checkpoint_every=0.0), job, api)
     world.queue.others = 1
     await asyncio.wait_for(learning, 30)
     stored = await world.store.load(job.id)
-    assert stored.checkpoints[LATE] == "1"
+    assert (stored.checkpoints[LATE], stored.checkpoints["training"]) == ("1", "{}")
+    assert world.context.artifacts.list(f"jobs/{job.id}/checkpoints") == []
     assert stored.due() == ["acquire:a2"]
     await world.acquire(job.id, "a2")
     assert world.queue.sent[-1] == (job.id, LEARN)
