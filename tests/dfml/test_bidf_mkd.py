@@ -1,119 +1,35 @@
+"""BiDf-MKD: a visit and a replay by hand, its trigger, and a meta-model better than it began, on a toy."""
+
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import Tensor
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions
 from dfml import visits
-from dfml.access import PROBE, probe
+from dfml.access import PROBE
 from dfml.methods import METHODS, bidf_mkd
 from dfml.methods.bidf_mkd import Plateau
 from dfml.nets import weights
 from dfml.nets.learner import Learner, build_learner
-from dfml.numerics.inversion import likeness
 from dfml.numerics.meta_learners import functional_learner
-from dfml.recovery import RecoveredSet, Recovery, boundary_loss, recover
+from dfml.recovery import RecoveredSet, Recovery, recover
 from dfml.replay import split_task
-from dfml.teachers import ModuleTeacher, check_images
-from dfml.visits import Plan, plan, visit_cost, visit_deadlines
+from dfml.teachers import ModuleTeacher
+from dfml.visits import visit_cost
+from tests.dfml.black_boxes import SMALL, Painted, recovery
 
 MakeTeacher = Callable[..., ModuleTeacher]
-SMALL = BidfMkdOptions(
-    images_per_class=2,
-    iterations=2,
-    directions=2,
-    antithetic=True,
-    frequencies=4,
-    latent=6,
-    generator_width=4,
-    updates=4,
-    tasks=2,
-    inner_steps=2,
-    replay_steps=2,
-    ways=3,
-    diversity=0.0,
-)
-COSTS = {(True, 2): 4, (False, 2): 3, (False, 7): 8}
-
-
-class Painted:
-    """A teacher that one can check by hand: class k is the one whose colour channel is brightest, sharply."""
-
-    ways, input_shape = 3, (3, 8, 8)
-
-    def __init__(self, *, decimals: int | None = None, sharpness: float = 20.0) -> None:
-        self.queries = 0
-        self.decimals, self.sharpness = decimals, sharpness
-
-    def predict(self, images: Tensor) -> Tensor:
-        check_images(images, self.input_shape)
-        self.queries += len(images)
-        answers = (images.mean((2, 3)) * self.sharpness).softmax(-1)
-        return answers if self.decimals is None else answers.round(decimals=self.decimals)
-
-
-class Wide(Painted):
-    """Large enough for a surrogate. `rounded`: whether all it was shown had 8 bits."""
-
-    input_shape = (3, 16, 16)
-    rounded = True
-
-    def predict(self, images: Tensor) -> Tensor:
-        self.rounded &= torch.allclose((images * 255).round() / 255, images, atol=1e-6)
-        return super().predict(images)
-
-
-def recovery(teacher: object, options: BidfMkdOptions, *, seed: int = 0, unit: float | None = None) -> Recovery:
-    planned = Plan((0,), options.images_per_class or 2, options.iterations or 2, 0)
-    generator = torch.Generator().manual_seed(seed)
-    return Recovery(teacher, options, planned, unit, generator, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def teachers(make_teacher: MakeTeacher) -> list[ModuleTeacher]:
     return [make_teacher(seed, ways=ways) for seed, ways in enumerate((3, 5, 2))]
-
-
-# --- recovery
-
-
-@pytest.mark.parametrize("space", ["pixels", "latent"])
-@pytest.mark.parametrize(("antithetic", "directions"), [(True, 2), (False, 2), (False, 7)])
-def test_a_set_costs_what_the_formula_says(antithetic: bool, directions: int, space: str) -> None:
-    teacher = Painted()
-    options = SMALL.model_copy(
-        update={"antithetic": antithetic, "directions": directions, "space": space, "frequencies": None}
-    )
-    found = recover(recovery(teacher, options))
-    assert teacher.queries == 3 * 2 * (2 * COSTS[antithetic, directions] + 1)
-    assert 2 * teacher.queries == visit_cost(options, ways=3, images=2, iterations=2)
-    assert found.images.shape == (6, 3, 8, 8)
-    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(found.answers, teacher.predict(found.images))
-
-
-@pytest.mark.parametrize(("source", "cost", "eight_bit"), [("surrogate", 1, False), ("guided", 4, True)])
-def test_a_set_by_a_surrogate_costs_what_the_formula_says_and_finds_its_classes(
-    source: str, cost: int, eight_bit: bool
-) -> None:
-    teacher, iterations = Wide(), 8
-    change = {"source": source, "antithetic": False, "eight_bit": eight_bit, "step": 0.5, "generator_rate": 0.05}
-    options = SMALL.model_copy(update={"images_per_class": 3, "iterations": iterations, **change})
-    told = recovery(teacher, options)
-    found = recover(replace(told, source=bidf_mkd.source(teacher, None, options=options, generator=told.generator)))
-    assert teacher.queries == 3 * 3 * (cost * iterations + 1)
-    assert 2 * teacher.queries == visit_cost(options, ways=3, images=3, iterations=iterations)
-    assert (found.answers.argmax(-1) == found.labels).float().mean() > 0.7
-    assert teacher.rounded == eight_bit
 
 
 def test_a_surrogate_learns_from_visit_to_visit(tiny: BackboneConfig, teachers: list[ModuleTeacher]) -> None:
@@ -123,114 +39,6 @@ def test_a_surrogate_learns_from_visit_to_visit(tiny: BackboneConfig, teachers: 
     one, two = (bidf_mkd.train(teachers[:2], tiny, options, queries=150, seed=0) for _ in range(2))
     assert sum(teacher.queries for teacher in teachers) == 2 * one.plan.queries <= 300
     assert all(torch.equal(tensor, weights(two.backbone)[name]) for name, tensor in weights(one.backbone).items())
-
-
-def test_what_a_surrogate_cannot_do_is_refused_whole() -> None:
-    with pytest.raises(ValidationError) as refused:
-        BidfMkdOptions(source="guided", antithetic=True, orthogonal=True, space="latent", frequencies=None)
-    assert {error["loc"] for error in refused.value.errors()} == {("space",), ("antithetic",), ("orthogonal",)}
-
-
-@pytest.mark.parametrize("space", ["pixels", "latent"])
-def test_painted_images_are_in_part_procedural_ones_each_another(space: str) -> None:
-    options = SMALL.model_copy(update={"canvas": 0.9, "space": space, "frequencies": None})
-    one, two = Painted(), Painted()
-    found, again = recover(recovery(one, options)), recover(recovery(two, options))
-    plain = recover(recovery(Painted(), options.model_copy(update={"canvas": 0.0})))
-    assert torch.equal(found.images, again.images)
-    assert one.queries == 3 * 2 * (2 * COSTS[True, 2] + 1)
-    painted = (found.images - 0.1 * plain.images) / 0.9  # the generator has hardly moved, and differently at most
-    assert painted.min() > -0.12
-    assert painted.max() < 1.12
-    apart = (painted[:, None] - painted[None]).abs().mean((2, 3, 4))
-    assert apart[~torch.eye(6, dtype=torch.bool)].min() > 0.05
-
-
-def test_images_on_the_way_are_those_of_a_shorter_recovery() -> None:
-    way: dict[int, Tensor] = {}
-    recover(recovery(Painted(), SMALL.model_copy(update={"iterations": 3})), on_iteration=way.__setitem__)
-    shorter = recover(recovery(Painted(), SMALL.model_copy(update={"iterations": 2})))
-    assert sorted(way) == [0, 1, 2, 3]
-    assert torch.equal(way[2], shorter.images)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"antithetic": False, "frequencies": None, "directions": 20, "step": 0.005},  # the paper's estimator
-        {"space": "latent", "frequencies": None, "generator_rate": 0.1, "directions": 3},
-        {"eight_bit": True},
-    ],
-    ids=str,
-)
-def test_recovered_images_are_of_the_class_they_were_made_for(change: dict[str, object]) -> None:
-    options = SMALL.model_copy(update={"images_per_class": 3, "iterations": 30, "generator_rate": 0.02, **change})
-    found = recover(recovery(Painted(), options))
-    untouched = recover(recovery(Painted(), options.model_copy(update={"generator_rate": 1e-12})))
-    own = torch.arange(9), found.labels
-    assert (found.answers.argmax(-1) == found.labels).float().mean() > 0.7
-    assert found.answers[own].log().mean() > untouched.answers[own].log().mean() + 0.3
-    if options.eight_bit:
-        assert torch.allclose((found.images * 255).round() / 255, found.images, atol=1e-7)
-
-
-def test_answers_of_two_decimals_are_enough() -> None:
-    teacher = Painted(decimals=2)
-    unit = probe(teacher, torch.Generator().manual_seed(0))
-    assert unit == pytest.approx(0.01)
-    assert teacher.queries == PROBE
-    options = SMALL.model_copy(update={"images_per_class": 3, "iterations": 30, "generator_rate": 0.02})
-    found = recover(recovery(teacher, options, unit=unit))
-    assert (found.answers.argmax(-1) == found.labels).float().mean() > 0.7
-    assert recovery(teacher, options, unit=unit).step > recovery(teacher, options).step
-    assert recovery(teacher, options, unit=unit).floor == pytest.approx(0.005)
-    assert recovery(teacher, SMALL.model_copy(update={"step": 0.3}), unit=unit).step == 0.3
-
-
-def test_the_boundary_loss_by_hand() -> None:
-    answers = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
-    student = torch.tensor([[0.5, 0.4, 0.1], [0.2, 0.7, 0.1]])
-    assert torch.allclose(boundary_loss(answers, student), torch.tensor([-0.4, 0.0]))
-
-
-def test_likeness_by_hand() -> None:
-    image = torch.zeros(3, 4, 4)
-    image[0] = 1
-    other = torch.zeros(3, 4, 4)
-    other[1] = 1
-    labels = torch.tensor([0, 0, 1, 1])
-    assert likeness(torch.stack([image, image, other, other]), labels).item() == pytest.approx(1, abs=1e-5)
-    assert likeness(torch.stack([image, other, image, other]), labels).item() == pytest.approx(-1, abs=1e-5)
-    assert likeness(torch.stack([image, other]), torch.tensor([0, 1])).item() == 0  # no two of a class
-
-
-def test_images_of_a_class_are_kept_apart() -> None:
-    options = SMALL.model_copy(update={"images_per_class": 4, "iterations": 20, "generator_rate": 0.02})
-
-    def alike(diversity: float) -> float:
-        found = recover(recovery(Painted(), options.model_copy(update={"diversity": diversity})))
-        return likeness(found.images, found.labels).item()
-
-    assert alike(5.0) < alike(0.0) - 0.1
-
-
-def test_boundary_images_are_those_on_which_a_student_is_further_off() -> None:
-    """A student of the same kind that is less sure: with the term, the images are where both differ more, still agreeing."""
-    options = SMALL.model_copy(update={"images_per_class": 4, "iterations": 30, "generator_rate": 0.02})
-
-    class Unsure(torch.nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.mean((2, 3)) * 8
-
-    def gap(boundary: float) -> Tensor:
-        found = recover(recovery(Painted(), options), student=Unsure(), boundary=boundary)
-        return -boundary_loss(found.answers, Unsure()(found.images).softmax(-1)).mean()
-
-    assert gap(3.0) > gap(0.0)
-
-
-# --- learning
 
 
 @pytest.fixture
@@ -406,60 +214,6 @@ def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], tiny: 
     assert not result.backbone.training
 
 
-ANY_OPTIONS = st.builds(
-    BidfMkdOptions,
-    images_per_class=st.none() | st.integers(1, 40),
-    iterations=st.none() | st.integers(1, 300),
-    directions=st.integers(1, 120),
-    antithetic=st.booleans(),
-    updates=st.integers(1, 300),
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    options=ANY_OPTIONS,
-    queries=st.integers(1, 3_000_000),
-    per_api=st.none() | st.integers(1, 300_000),
-    ways=st.lists(st.integers(2, 12), min_size=1, max_size=12),
-    seed=st.integers(0, 5),
-)
-def test_no_budget_is_exceeded_by_one_image(
-    options: BidfMkdOptions, queries: int, per_api: int | None, ways: list[int], seed: int
-) -> None:
-    try:
-        made = plan(options, queries=queries, queries_per_api=per_api, ways=ways, seed=seed)
-    except ValueError as error:
-        assert "raise it" in str(error)  # noqa: PT017
-        return
-    costs = [visit_cost(options, ways=way, images=made.images, iterations=made.iterations) for way in ways]
-    spent = [costs[api] * made.visits.count(api) + (PROBE if api in made.visits else 0) for api in range(len(ways))]
-    assert sum(spent) == made.queries <= queries
-    assert per_api is None or max(spent) <= per_api
-    assert 1 <= len(made.visits) <= options.updates
-    assert options.images_per_class in (None, made.images)
-    assert options.iterations in (None, made.iterations)
-    deadlines = visit_deadlines(len(made.visits), options.updates)
-    assert deadlines == sorted(set(deadlines))
-    assert deadlines[0] == 0
-    assert deadlines[-1] < options.updates
-
-
-def test_plans_by_hand() -> None:
-    ample = plan(BidfMkdOptions(), queries=10**7, queries_per_api=None, ways=[5] * 4, seed=0)
-    assert (ample.images, ample.iterations) == (30, 200)
-    assert [ample.visits.count(api) for api in range(4)] == [4] * 4  # 2 * 5 * 30 * 2001 a visit
-    tight = plan(BidfMkdOptions(), queries=40_000, queries_per_api=None, ways=[5] * 4, seed=0)
-    assert sorted(set(tight.visits)) == [0, 1, 2, 3]
-    assert 1 < tight.images < 30
-    assert tight.iterations / 200 == pytest.approx(tight.images / 30, rel=0.2)
-    assert tight.queries > 30_000
-    poor = plan(BidfMkdOptions(), queries=300, queries_per_api=None, ways=[5] * 40, seed=0)
-    assert (poor.images, poor.iterations, len(poor.visits)) == (1, 1, 2)
-    with pytest.raises(ValueError, match="smallest visit of an API costs 118 queries"):
-        plan(BidfMkdOptions(), queries=117, queries_per_api=None, ways=[5] * 40, seed=0)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -499,8 +253,3 @@ def test_the_table_of_methods() -> None:
     for name, method in METHODS.items():
         assert method.options().name == name
     assert [name for name, method in METHODS.items() if not method.adaptive] == ["pqd", "distill_average"]
-
-
-def test_noise_has_no_frequencies() -> None:
-    with pytest.raises(ValueError, match="latent space"):
-        BidfMkdOptions(space="latent")
