@@ -16,8 +16,9 @@ from api_zoo.reading import UNCHARGED, Asked, Headers, read, read_files
 from api_zoo.rehearsal import Failed
 from api_zoo.services import Services
 from contracts.problems import ProblemError
-from metering import gate
-from metering.gate import UNLIMITED, Admission, Limits
+from metering import refusals
+from metering.gate import Admission, Gate
+from metering.refusals import UNLIMITED, Limits
 from metering.scripts import StoreUnavailable
 
 REVOKED = "the key was revoked: ask the host for a new one"
@@ -72,11 +73,18 @@ async def deliver(
 ) -> Answer:
     """Charge for a sound request and answer it. Whatever ends it other than a 200 is given back to the key's budget.
 
-    A few images of a key in good standing are computed while they are charged; their answer waits for the charge.
+    A few images of a key in good standing are computed while they are charged; their answer waits for the charge. With an
+    idempotency key they are computed first, and the step that charges them keeps their answer.
     """
-    early = len(asked.images) <= FEW and idempotency_key is None and services.gate.granted_last(caller)
-    computing = services.engine.answer(model, asked.images) if early else None
+    few = len(asked.images) <= FEW
+    before = computing = None
+    if idempotency_key is None:
+        if few and services.gate.granted_last(caller):
+            computing = services.engine.answer(model, asked.images)
+    elif few and model.rehearsal is None and services.gate.likely_new(caller, idempotency_key):
+        before = computing = services.engine.answer(model, asked.images)
     try:
+        at_hand = b"" if before is None else await _compute(services, model, before)
         admission = await admit(
             services.gate,
             caller,
@@ -84,9 +92,10 @@ async def deliver(
             images=len(asked.images),
             idempotency_key=idempotency_key,
             digest=asked.digest,
+            at_hand=at_hand,
         )
     except BaseException:
-        if computing is not None and not computing.cancel():
+        if computing is not None and not computing.cancel() and not computing.cancelled():
             computing.exception()  # seen: there is nobody to tell
         raise
     if admission.answer is not None:
@@ -95,7 +104,7 @@ async def deliver(
         raw = await _compute(services, model, computing or services.engine.answer(model, asked.images))
         made = respond(asked, admission, raw)
         await services.gate.settle(admission, raw)
-    except gate.TakenOver:
+    except refusals.TakenOver:
         wait = {"Retry-After": "1"}
         raise ProblemError("in-progress", "another request took this one over: send it again", headers=wait) from None
     except BaseException:
@@ -105,35 +114,44 @@ async def deliver(
 
 
 async def admit(
-    metered: gate.Gate, caller: str, *, model: str, images: int, idempotency_key: str | None, digest: str
+    metered: Gate,
+    caller: str,
+    *,
+    model: str,
+    images: int,
+    idempotency_key: str | None,
+    digest: str,
+    at_hand: bytes = b"",
 ) -> Admission:
     """The gate's decision, a refusal being the problem that tells the caller what to do."""
     try:
-        return await metered.admit(caller, model=model, images=images, idempotency_key=idempotency_key, digest=digest)
-    except gate.KeyRevoked:
+        return await metered.admit(
+            caller, model=model, images=images, idempotency_key=idempotency_key, digest=digest, at_hand=at_hand
+        )
+    except refusals.KeyRevoked:
         raise unauthorised(REVOKED) from None
-    except gate.KeyExpired:
+    except refusals.KeyExpired:
         raise unauthorised(EXPIRED) from None
-    except gate.ModelForbidden:
+    except refusals.ModelForbidden:
         detail = f"the key may not use {model}: POST /v2/repository/index lists what it may"
         raise ProblemError("forbidden", detail) from None
-    except gate.KeyReused:
+    except refusals.KeyReused:
         detail = "send another Idempotency-Key with another request; this one was used before"
         raise ProblemError("key-reused", detail) from None
-    except gate.InProgress as error:
+    except refusals.InProgress as error:
         wait = {"Retry-After": str(math.ceil(error.retry_after))}
         raise ProblemError("in-progress", "wait, then send the same request again", headers=wait) from None
-    except gate.BurstExceeded as error:
+    except refusals.BurstExceeded as error:
         detail = f"the key may send {error.max_images} images at once, not {images}: send fewer"
         raise ProblemError("too-large", detail, max_images=error.max_images) from None
-    except gate.BudgetSpent as error:
+    except refusals.BudgetSpent as error:
         detail = f"{error.left} images are left, {images} were sent: waiting does not help; have the budget raised"
         raise ProblemError("budget-exhausted", detail, left=error.left, headers=limit_headers(error.limits)) from None
-    except gate.RateExceeded as error:
+    except refusals.RateExceeded as error:
         headers = {"Retry-After": str(math.ceil(error.retry_after)), **limit_headers(error.limits)}
         detail = f"try again in {error.retry_after:.3f} s"
         raise ProblemError("rate-limited", detail, retry_after=error.retry_after, headers=headers) from None
-    except gate.TooMany as error:
+    except refusals.TooMany as error:
         headers = {"Retry-After": str(BUSY_SECONDS), **limit_headers(error.limits)}
         detail = f"{error.limits.concurrency} requests of the key are running: let one end before the next"
         raise ProblemError("rate-limited", detail, retry_after=BUSY_SECONDS, headers=headers) from None
@@ -204,7 +222,7 @@ async def _compute(services: Services, model: Model, computing: "asyncio.Future[
         raise ProblemError("internal", f"failed on purpose, as the host told this model to; {UNCHARGED}") from None
 
 
-async def _refund(metered: gate.Gate, admission: Admission) -> None:
+async def _refund(metered: Gate, admission: Admission) -> None:
     """Give back, also while the request is being cancelled. If Redis is away, the key's next try takes the charge up."""
     with anyio.CancelScope(shield=True):
         try:

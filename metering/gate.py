@@ -23,38 +23,29 @@ import anyio
 from redis.asyncio import Redis
 
 from metering import keyring
+from metering.refusals import (
+    UNLIMITED,
+    BudgetSpent,
+    BurstExceeded,
+    InProgress,
+    KeyExpired,
+    KeyReused,
+    KeyRevoked,
+    Limits,
+    ModelForbidden,
+    Rate,
+    RateExceeded,
+    Refused,
+    TakenOver,
+    TooMany,
+)
 from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, store_errors
 from metering.turnstile import Turnstile
 
 REPLAY_SECONDS = 24 * 3600.0
 LEASE_SECONDS = 65.0  # the longest that a request may run, and 5 s
 LARGEST_ANSWER = 256 * 1024  # bytes kept for replay
-GRANTED = 10_000  # keys of which it is remembered
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A sustained rate and the burst above it, as they stand."""
-
-    burst: int
-    left: int  # of the burst
-    reset: float  # seconds until the whole burst is there again
-    per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """A key's limits as they stand; None where there is no limit."""
-
-    images: Rate | None = None
-    requests: Rate | None = None
-    concurrency: int | None = None  # requests at once
-    concurrency_left: int | None = None
-    budget: int | None = None  # images
-    budget_left: int | None = None
-
-
-UNLIMITED = Limits()
+REMEMBERED = 10_000  # keys whose last request was granted, and marks
 
 
 @dataclass(slots=True)
@@ -77,6 +68,7 @@ class Admission:
     repeatable: bool = True  # it came with an idempotency key
     day: str = ""  # of the charge, as usage is counted
     ended: bool = False  # settled or refunded here
+    kept: bool = False  # charged with its answer at hand: nothing is left to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,75 +82,6 @@ class Entry:
     time: datetime
     charge: str | None  # of charges, and of refunds of them
     model: str | None
-
-
-class Refused(Exception):
-    """The request was refused whole; nothing was charged."""
-
-
-class KeyRevoked(Refused):
-    """The key was revoked, or is unknown."""
-
-
-class KeyExpired(Refused):
-    """The key's time is over."""
-
-
-class ModelForbidden(Refused):
-    """The key may not use this model."""
-
-
-class KeyReused(Refused):
-    """The idempotency key came with another body before."""
-
-
-class InProgress(Refused):
-    """The same request is being computed; after `retry_after` seconds it is taken over."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"still running for up to {retry_after:.1f} s")
-        self.retry_after = retry_after
-
-
-class TakenOver(InProgress):
-    """The lease ended and another process computes or has ended the same request: this answer must not leave."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0)
-
-
-class BurstExceeded(Refused):
-    """More images than the key may ever send at once: no wait would help."""
-
-    def __init__(self, max_images: int) -> None:
-        super().__init__(f"at most {max_images} images at once")
-        self.max_images = max_images
-
-
-class RateExceeded(Refused):
-    """Too fast: the same request passes after `retry_after` seconds of silence."""
-
-    def __init__(self, retry_after: float, limits: Limits) -> None:
-        super().__init__(f"too fast by {retry_after:.3f} s")
-        self.retry_after = retry_after
-        self.limits = limits
-
-
-class TooMany(Refused):
-    """As many requests of the key are running as may at once: one must end first."""
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(f"{limits.concurrency} requests are running")
-        self.limits = limits
-
-
-class BudgetSpent(Refused):
-    """The key's budget does not hold these images; `left` it does hold."""
-
-    def __init__(self, left: int, limits: Limits) -> None:
-        super().__init__(f"{left} images are left")
-        self.left = left
-        self.limits = limits
 
 
 class Gate:
@@ -177,32 +100,57 @@ class Gate:
         self._lease = round(lease_seconds * MICROSECONDS)
         self._turnstile = Turnstile(scripts, lease=self._lease, replay=round(replay_seconds * MICROSECONDS))
         self._name, self._charges = secrets.token_hex(10), count()  # ids of charges: of this gate alone, each once
-        self._granted: set[str] = set()  # keys whose last request was granted here
+        # hints: of keys whose last request was granted here, whether none are counted at once; and marks that were asked about
+        self._granted: dict[str, bool] = {}
+        self._seen: dict[str, bool] = {}
 
     def granted_last(self, key_id: str) -> bool:
         """Whether this gate granted the key's last request. A hint of what comes, no promise."""
         return key_id in self._granted
 
+    def likely_new(self, key_id: str, idempotency_key: str) -> bool:
+        """Whether the key's last request was granted, its requests at once are not counted, and no such idempotency key was
+        seen here. A hint of what comes, no promise.
+        """
+        return self._granted.get(key_id, False) and keyring.mark(key_id, idempotency_key) not in self._seen
+
     async def admit(
-        self, key_id: str, *, model: str, images: int, idempotency_key: str | None, digest: str
+        self,
+        key_id: str,
+        *,
+        model: str,
+        images: int,
+        idempotency_key: str | None,
+        digest: str,
+        at_hand: bytes = b"",
     ) -> Admission:
         """Decide one request of `images` images, whose body has the SHA-256 `digest`, and charge it if it is granted.
 
         Raises a `Refused`; or `StoreUnavailable`, after which the charge may have happened: the same request under its
         idempotency key is charged once at most. A caller that is cancelled waits for the decision, and gives back the charge.
+
+        `at_hand` is the answer of a request with an idempotency key, where it is known already, up to `LARGEST_ANSWER` bytes:
+        if it is charged now, it is kept in the same step, and there is nothing left to settle or to give back.
         """
         if images < 1:
             raise ValueError(f"{images} images cannot be charged: ask for one at least")
         charge = f"{self._name}{next(self._charges):012x}"
-        mark = keyring.mark(key_id, idempotency_key) if idempotency_key is not None else ""
-        asked = self._turnstile.ask(key_id, model=model, images=images, digest=digest, charge=charge, mark=mark or None)
+        mark = ""
+        if idempotency_key is not None:
+            mark = keyring.mark(key_id, idempotency_key)
+            _remember(self._seen, mark, True)
+        asked = self._turnstile.ask(
+            key_id, model=model, images=images, digest=digest, charge=charge, mark=mark or None, at_hand=at_hand
+        )
         try:
             found = await asyncio.shield(asked)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._give_back(asked, key_id, model, mark)
             raise
-        return self._decided(found, key_id, model, mark)
+        admission = self._decided(found, key_id, model, mark)
+        admission.kept = bool(at_hand and mark) and admission.kind == "charged"
+        return admission
 
     async def _give_back(self, asked: "asyncio.Future[list[Any]]", key_id: str, model: str, mark: str) -> None:
         """Refund what was asked by a caller who has left."""
@@ -213,11 +161,9 @@ class Gate:
         """What `gate_admit` answered, as an admission. Raises a `Refused`."""
         verdict = found[0]
         if verdict != b"charged":
-            self._granted.discard(key_id)
+            self._granted.pop(key_id, None)
         elif key_id not in self._granted:
-            if len(self._granted) >= GRANTED:
-                self._granted.clear()  # a hint: each comes back with its next request
-            self._granted.add(key_id)
+            _remember(self._granted, key_id, _limits(found[1]).concurrency is None)
         if verdict == b"unknown":
             raise KeyRevoked("there is no such key")
         limits, rest = _limits(found[1]), found[2:]
@@ -254,7 +200,7 @@ class Gate:
 
         Raises `TakenOver` or `StoreUnavailable`: the answer must not leave.
         """
-        if admission.kind == "replayed":
+        if admission.kind == "replayed" or admission.kept:
             return
         kept = answer if len(answer) <= LARGEST_ANSWER else b""
         if admission.ended or not await self._end("answered", admission, kept):
@@ -265,7 +211,7 @@ class Gate:
         """End the request without an answer: its images go back to the budget, unless another process has taken it over
         or it was answered before. May be called again after `StoreUnavailable`: images are given back once.
         """
-        if admission.kind != "replayed" and not admission.ended:
+        if admission.kind != "replayed" and not (admission.ended or admission.kept):
             await self._end("refunded", admission, b"")
             admission.ended = True
 
@@ -301,6 +247,12 @@ class Gate:
 
 def _keys(key_id: str, mark: str) -> list[str]:
     return [keyring.record(key_id), mark, keyring.audit(key_id), keyring.slots(key_id), keyring.usage(key_id)]
+
+
+def _remember(hints: dict[str, bool], name: str, told: bool) -> None:
+    if len(hints) >= REMEMBERED:
+        hints.clear()  # hints: each comes back with its next request
+    hints[name] = told
 
 
 def _limits(state: list[bytes]) -> Limits:

@@ -18,6 +18,7 @@ MOST = 64
 class _Asked:
     told: tuple[str, int, str, str]  # model, images, digest, charge
     mark: str | None  # of a request that may come again
+    at_hand: bytes  # its answer, if it is known already
     answer: "asyncio.Future[list[Any]]"
 
 
@@ -33,14 +34,14 @@ class Turnstile:
         self._called = False
 
     def ask(
-        self, key_id: str, *, model: str, images: int, digest: str, charge: str, mark: str | None
+        self, key_id: str, *, model: str, images: int, digest: str, charge: str, mark: str | None, at_hand: bytes
     ) -> "asyncio.Future[list[Any]]":
         """What `gate_admit` answers to one request. Raises `StoreUnavailable`, after which it may have been charged."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what another loop left behind is lost with it
             self._loop, self._waiting, self._away, self._called = loop, {}, set(), False
         answer: asyncio.Future[list[Any]] = loop.create_future()
-        self._waiting.setdefault(key_id, []).append(_Asked((model, images, digest, charge), mark, answer))
+        self._waiting.setdefault(key_id, []).append(_Asked((model, images, digest, charge), mark, at_hand, answer))
         if not self._away and not self._called:
             self._called = True
             loop.call_soon(self._send)  # after the others who come in this turn of the loop
@@ -62,11 +63,11 @@ class Turnstile:
 
     async def _run(self, key_id: str, asked: list[_Asked]) -> None:
         marks: list[str] = []
-        args: list[str | int] = [*self._times]
+        args: list[str | bytes | int] = [*self._times]
         for each in asked:
             if each.mark is not None:
                 marks.append(each.mark)
-            args += (*each.told, 0 if each.mark is None else len(marks))
+            args += (*each.told, 0 if each.mark is None else len(marks), each.at_hand)
         keys = [of(key_id) for of in (keyring.record, keyring.audit, keyring.slots, keyring.usage)]
         try:
             answers = await self._scripts.run("gate_admit", keys=[*keys, *marks], args=args)

@@ -9,7 +9,8 @@ import uvicorn
 from api_zoo.app import create_app
 from api_zoo.services import hosted
 from api_zoo.settings import Settings
-from metering.gate import Admission, Gate, Limits
+from metering.gate import Admission, Gate
+from metering.refusals import Limits
 
 
 class Free(Gate):

@@ -1,8 +1,9 @@
 -- Decides requests of an API key one after the other, as if each had come alone, and charges those that are granted. Of a
 -- refused request nothing is written, but that the clock was set back.
 -- KEYS: key record, audit stream, slots of running requests, usage by day, then the marks of requests that may come again.
--- ARGV: lease and replay window in microseconds, then for each request: model, images, digest of the body, charge id, and which
--- of the marks is its own, 0 if it cannot come again (it has no idempotency key): then its charge is all there is of it.
+-- ARGV: lease and replay window in microseconds, then for each request: model, images, digest of the body, charge id, which of
+-- the marks is its own, 0 if it cannot come again (it has no idempotency key): then its charge is all there is of it, and its
+-- answer where it is at hand: a request that may come again is then kept as answered at once, and holds no slot.
 -- Answers for each request {'unknown'} or {verdict, limits, ...}; limits are burst, burst left, microseconds until it is full,
 -- rate, the same four of requests, concurrency and what is left of it, budget and budget left; '' where there is no limit,
 -- nothing at all where there is none of any.
@@ -86,7 +87,7 @@ end
 
 local charges, charged, used = {}, 0, {}  -- of all requests; images, and those of each model
 
-local function decide(model, images, digest, charge, mark)
+local function decide(model, images, digest, charge, mark, at_hand)
   if not known then return {'unknown'} end
   if known == '1' then return answer('revoked') end
   if expires and at >= expires then return answer('expired') end
@@ -112,7 +113,12 @@ local function decide(model, images, digest, charge, mark)
   if budget and spent + images > budget then return answer('spent') end
   local longest = math.max(wait(of_images, images), wait(of_requests, 1))
   if longest > rounding then return answer('fast', whole(math.ceil(longest))) end
-  if not occupy(charge) then return answer('busy') end
+  local over = mark and at_hand ~= ''
+  if over then
+    if concurrency and running >= concurrency then return answer('busy') end
+  elseif not occupy(charge) then
+    return answer('busy')
+  end
 
   advance(of_images, images)
   advance(of_requests, 1)
@@ -125,16 +131,17 @@ local function decide(model, images, digest, charge, mark)
     redis.call('DEL', mark)
     redis.call('HSET', mark, 'digest', digest, 'state', 'running', 'charge', charge, 'cost', images, 'turn', 1, 'day', day,
       'deadline', whole(at + lease), 'until', whole(at + window))
+    if over then redis.call('HSET', mark, 'state', 'done', 'answered', 1, 'answer', at_hand) end
     redis.call('PEXPIRE', mark, whole(math.ceil((window + lease) / 1000)))  -- collects garbage; `until` decides
   end
   return answer('charged', charge, images, 1, day)
 end
 
 local answers = {}
-for first = 3, #ARGV, 5 do
+for first = 3, #ARGV, 6 do
   local images, place = tonumber(ARGV[first + 1]), tonumber(ARGV[first + 4])
   local mark = place > 0 and KEYS[4 + place]
-  answers[#answers + 1] = decide(ARGV[first], images, ARGV[first + 2], ARGV[first + 3], mark)
+  answers[#answers + 1] = decide(ARGV[first], images, ARGV[first + 2], ARGV[first + 3], mark, ARGV[first + 5])
 end
 for _, limit in ipairs({of_images or {}, of_requests or {}}) do
   if limit.moved then redis.call('HSET', record, limit.field, exact(limit.arrival)) end

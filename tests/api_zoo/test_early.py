@@ -5,12 +5,12 @@ import asyncio
 import anyio
 import http_sf
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api_zoo.answering import limit_headers
-from metering.gate import Limits, Rate
+from api_zoo.inference import Pixels
+from metering.refusals import Limits, Rate
 
 
 class Counted:
@@ -20,7 +20,7 @@ class Counted:
         self.answer, self.calls = type(model).answer.__get__(model), 0
         model.answer = self
 
-    def __call__(self, images: torch.Tensor) -> bytes:
+    def __call__(self, images: Pixels) -> bytes:
         self.calls += 1
         return self.answer(images)
 
@@ -64,6 +64,40 @@ async def test_only_a_key_in_good_standing_is_computed_for_before_it_is_charged(
     assert done == 2
     assert counted.calls <= done + 1  # the first of them, at most
     assert await zoo.spent(key) == 2
+
+
+@pytest.mark.redis
+@pytest.mark.anyio
+async def test_with_a_key_of_its_own_a_few_images_take_one_write(zoo, colours, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, gate = await zoo.key(budget=6), zoo.app.state.services.gate
+    counted = Counted(zoo.app.state.services.models["colours"])
+    ran = []
+    run = gate._scripts.run
+
+    async def noted(name: str, **more):
+        ran.append(name)
+        return await run(name, **more)
+
+    monkeypatch.setattr(gate._scripts, "run", noted)
+    assert (await zoo.infer(key, colours(1), **{"Idempotency-Key": "first"})).status_code == 200
+    assert ran == ["gate_admit", "gate_settle"]  # of a key of which nothing is known
+    ran.clear()
+    answers = await asyncio.gather(*(zoo.infer(key, colours(2), **{"Idempotency-Key": "twice"}) for _ in range(2)))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert {answer.headers["x-query-cost"] for answer in answers} == {"2"}
+    assert sorted("idempotency-replayed" in answer.headers for answer in answers) == [False, True]
+    assert answers[0].content == answers[1].content
+    assert set(ran) == {"gate_admit"}
+    assert await zoo.spent(key) == 3
+    again = await zoo.infer(key, colours(2), **{"Idempotency-Key": "twice"})
+    assert (again.content, again.headers["idempotency-replayed"]) == (answers[0].content, "true")
+    assert (await zoo.infer(key, colours(3), **{"Idempotency-Key": "twice"})).status_code == 422
+    assert (await zoo.infer(key, colours(3), **{"Idempotency-Key": "last"})).status_code == 200
+    calls = counted.calls
+    for number in range(3):
+        assert (await zoo.infer(key, colours(1), **{"Idempotency-Key": f"over{number}"})).status_code == 402
+    assert counted.calls <= calls + 1
+    assert await zoo.spent(key) == 6
 
 
 @pytest.mark.redis

@@ -12,11 +12,11 @@ import pytest
 from redis.asyncio import Redis
 
 from contracts.zoo import KeyRequest
-from metering.gate import (
-    LARGEST_ANSWER,
+from metering.gate import LARGEST_ANSWER, Gate
+from metering.keyring import Keyring
+from metering.refusals import (
     BudgetSpent,
     BurstExceeded,
-    Gate,
     InProgress,
     KeyExpired,
     KeyReused,
@@ -24,7 +24,6 @@ from metering.gate import (
     RateExceeded,
     TakenOver,
 )
-from metering.keyring import Keyring
 from metering.scripts import MICROSECONDS, Scripts, StoreUnavailable, connect
 
 CLOCK = "test:clock"

@@ -20,12 +20,11 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from contracts.zoo import KeyRequest
-from metering.gate import (
-    LARGEST_ANSWER,
-    Admission,
+from metering.gate import LARGEST_ANSWER, Admission, Gate
+from metering.keyring import Keyring
+from metering.refusals import (
     BudgetSpent,
     BurstExceeded,
-    Gate,
     InProgress,
     KeyReused,
     Limits,
@@ -36,7 +35,6 @@ from metering.gate import (
     TakenOver,
     TooMany,
 )
-from metering.keyring import Keyring
 from metering.scripts import MICROSECONDS, Scripts, connect
 
 CLOCK = "test:clock"
@@ -224,14 +222,26 @@ class Machine(RuleBasedStateMachine):
         self.delivered: dict[str, int] = {}  # charge -> images, as the callers count what they got
         self.serial = itertools.count()
 
-    async def ask(self, name: str | None, model: str, images: int, digest: str) -> Admission | Refused:
+    async def ask(
+        self, name: str | None, model: str, images: int, digest: str, at_hand: bytes = b""
+    ) -> Admission | Refused:
         try:
-            return await self.gate.admit(self.key, model=model, images=images, idempotency_key=name, digest=digest)
+            return await self.gate.admit(
+                self.key, model=model, images=images, idempotency_key=name, digest=digest, at_hand=at_hand
+            )
         except Refused as refused:
             return refused
 
     def follow(
-        self, told: Admission | Refused, name: str | None, model: str, images: int, digest: str, *, lost: bool = False
+        self,
+        told: Admission | Refused,
+        name: str | None,
+        model: str,
+        images: int,
+        digest: str,
+        *,
+        lost: bool = False,
+        at_hand: bytes = b"",
     ) -> None:
         """Take the same step in the plain model and compare."""
         expected = self.plain.verdict(name, model, images, digest)
@@ -254,10 +264,13 @@ class Machine(RuleBasedStateMachine):
             self.plain.charge(kept, told.charge, model, images, digest, repeatable=name is not None)
         request = self.plain.resume(kept) if told.kind == "resumed" else self.plain.requests[kept]
         assert (told.charge, told.cost, told.answer) == (request.charge, request.images, request.answer)
+        assert told.kept == (told.kind == "charged" and name is not None and at_hand != b"")
+        if told.kept:
+            self.plain.settle(kept, at_hand)
         assert told.limits == self.plain.limits()
         if lost:
             return
-        if told.kind == "replayed":
+        if told.kind == "replayed" or told.kept:
             self.delivered[told.charge] = told.cost
         self.known.append((kept, told))
 
@@ -267,19 +280,20 @@ class Machine(RuleBasedStateMachine):
         images=st.sampled_from([1, 2, 3, 5, 8, 31]),
         digest=st.sampled_from(["d", "d", "d", "e"]),
         lost=st.sampled_from([False, False, True]),
+        at_hand=st.sampled_from([b"", b"answer"]),
     )
-    def send(self, name: str | None, model: str, images: int, digest: str, lost: bool) -> None:
-        told = self.run(self.ask(name, model, images, digest))
-        self.follow(told, name, model, images, digest, lost=lost)
+    def send(self, name: str | None, model: str, images: int, digest: str, lost: bool, at_hand: bytes) -> None:
+        told = self.run(self.ask(name, model, images, digest, at_hand))
+        self.follow(told, name, model, images, digest, lost=lost, at_hand=at_hand)
 
     @precondition(lambda self: self.plain.requests)
-    @rule(data=st.data(), lost=st.sampled_from([False, False, True]))
-    def send_again(self, data: st.DataObject, lost: bool) -> None:
+    @rule(data=st.data(), lost=st.sampled_from([False, False, True]), at_hand=st.sampled_from([b"", b"answer"]))
+    def send_again(self, data: st.DataObject, lost: bool, at_hand: bytes) -> None:
         names = [name for name, request in self.plain.requests.items() if request.repeatable]
         if names:
             name = data.draw(st.sampled_from(names))
             request = self.plain.requests[name]
-            self.send(name, request.model, request.images, request.digest, lost)
+            self.send(name, request.model, request.images, request.digest, lost, at_hand)
 
     @rule(count=st.integers(2, 16), images=st.integers(1, 8), same=st.booleans())
     def crowd(self, count: int, images: int, same: bool) -> None:
@@ -306,7 +320,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), answer=st.sampled_from([b"answer", TOO_LARGE]))
     def settle(self, data: st.DataObject, answer: bytes) -> None:
         name, admission = data.draw(st.sampled_from(self.known[-6:]))
-        if admission.kind == "replayed":
+        if admission.kind == "replayed" or admission.kept:
             self.run(self.gate.settle(admission, answer))
         elif self.plain.current(name, admission) is None:
             with pytest.raises(TakenOver):

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from contracts.zoo import KeyRequest
 from metering import keyring
-from metering.gate import Gate, Refused
+from metering.gate import Gate
 from metering.keyring import Keyring
 from metering.leases import LeaseLost, Leases
 from metering.ledger import (
@@ -36,6 +36,7 @@ from metering.ledger import (
     Outcome,
     budget_fields,
 )
+from metering.refusals import Refused
 from metering.scripts import Scripts, connect
 
 KEYS = LedgerKeys(**{part: f"test:{part}" for part in LedgerKeys.__dataclass_fields__})

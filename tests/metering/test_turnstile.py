@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 
 from contracts.zoo import KeyRequest
 from metering import turnstile
-from metering.gate import Admission, Gate, Refused
+from metering.gate import Admission, Gate
 from metering.keyring import Keyring
+from metering.refusals import Refused
 from metering.scripts import Scripts, StoreUnavailable, connect
 
 pytestmark = [pytest.mark.redis, pytest.mark.anyio]
@@ -37,6 +38,7 @@ def requests(chance: random.Random) -> list[dict[str, Any]]:
             "images": chance.choice([1, 1, 2, 5, 40]),
             "idempotency_key": chance.choice([None, None, "k0", "k1", "k2"]),
             "digest": chance.choice(["d0", "d0", "d1"]),
+            "at_hand": chance.choice([b"", b"answer"]),
         }
         for _ in range(chance.choice([2, 7, 150]))
     ]

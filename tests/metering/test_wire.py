@@ -57,7 +57,7 @@ async def test_who_gives_up_mixes_no_answers(redis: Redis) -> None:
 async def test_a_connection_that_is_cut_fails_what_was_under_way_and_nothing_after(redis: Redis) -> None:
     scripts = Scripts(redis)
     await top_up(scripts, 1)
-    waiting = asyncio.create_task(scripts.run("gate_admit", keys=["nothing"] * 4, args=[1, 1, "m", 1, "d", "c", 0]))
+    waiting = asyncio.create_task(scripts.run("gate_admit", keys=["nothing"] * 4, args=[1, 1, "m", 1, "d", "c", 0, ""]))
     other = connect_like(redis)
     await other.client_kill_filter(_type="normal", skipme=True)
     told = (await asyncio.gather(waiting, return_exceptions=True))[0]
