@@ -86,6 +86,21 @@ class Differentiable:
         self._black.load_state_dict(state)
 
 
+def common_shape(teachers: Sequence[Teacher]) -> tuple[int, int, int]:
+    """Of the images that all of them take. Raises ValueError where there is no such shape."""
+    shapes = {teacher.input_shape for teacher in teachers}
+    if len(shapes) != 1:
+        raise ValueError(f"the APIs take images of shapes {sorted(shapes)}: give APIs of one shape, at least one API")
+    return shapes.pop()
+
+
+def check_ways(teachers: Sequence[Teacher], ways: int) -> None:
+    """Raises ValueError where all of them together know fewer classes than a task has."""
+    known = sum(teacher.ways for teacher in teachers)
+    if known < ways:
+        raise ValueError(f"the teachers know {known} classes, a task has {ways}: ask for fewer ways")
+
+
 def white_boxes(teachers: Sequence[Teacher]) -> list[WhiteBoxTeacher]:
     """The teachers as they are. Raises `WeightsNeeded` where one of them is a black box."""
     found = [teacher for teacher in teachers if isinstance(teacher, WhiteBoxTeacher)]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import BidfMkdOptions, GradientOptions
-from dfml.access import BlackBoxes, source_of
+from dfml.access import BlackBoxes, common_shape, source_of
 from dfml.checkpoint import Checkpoint
 from dfml.nets import Backbone
 from dfml.nets.learner import Learner, build_learner
@@ -82,7 +82,7 @@ def train(
     same weights as without the interruption, and nothing that came before it is asked again.
     Raises ValueError where the budget does not allow a single visit, or the APIs take images of different shapes.
     """
-    shape = _common_shape(teachers)
+    shape = common_shape(teachers)
     ways = [teacher.ways for teacher in teachers]
     planned = plan(options, queries=queries, queries_per_api=queries_per_api, ways=ways, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -242,10 +242,3 @@ def _drawn(
     return Task(
         task.support.to(device), task.support_labels.to(device), task.query.to(device), task.query_labels.to(device)
     )
-
-
-def _common_shape(teachers: Sequence[Teacher]) -> tuple[int, int, int]:
-    shapes = {teacher.input_shape for teacher in teachers}
-    if len(shapes) != 1:
-        raise ValueError(f"the APIs take images of shapes {sorted(shapes)}: give APIs of one shape, at least one API")
-    return shapes.pop()

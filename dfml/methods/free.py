@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import FreeOptions
-from dfml.access import Differentiable, known_weights, pass_cost, probe_cost, white_boxes
+from dfml.access import (
+    Differentiable,
+    check_ways,
+    common_shape,
+    known_weights,
+    pass_cost,
+    probe_cost,
+    white_boxes,
+)
 from dfml.checkpoint import Checkpoint
 from dfml.nets import Backbone
 from dfml.nets.generator import Generator, build_generator
@@ -283,13 +291,8 @@ def check(teachers: Sequence[Teacher], options: FreeOptions) -> tuple[int, tuple
     """Outputs that the meta-model needs, and the images' shape. Raises ValueError that says what does not fit."""
     if options.gradients.source == "weights":
         white_boxes(teachers)
-    shapes = {teacher.input_shape for teacher in teachers}
-    if len(shapes) != 1:
-        raise ValueError(f"teachers take images of {sorted(shapes)}: give teachers of one size")
-    known = sum(teacher.ways for teacher in teachers)
-    if known < options.ways:
-        raise ValueError(f"the teachers know {known} classes, a task has {options.ways}: ask for fewer ways")
-    return max(options.ways, *(teacher.ways for teacher in teachers)), shapes.pop()
+    check_ways(teachers, options.ways)
+    return max(options.ways, *(teacher.ways for teacher in teachers)), common_shape(teachers)
 
 
 def first_images(options: FreeOptions, shape: tuple[int, int, int], seed: int) -> Tensor | None:

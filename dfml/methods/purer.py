@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PurerOptions
 from dfml import curriculum
-from dfml.access import Differentiable, known_weights, pass_cost, probe_cost, white_boxes
+from dfml.access import (
+    Differentiable,
+    check_ways,
+    common_shape,
+    known_weights,
+    pass_cost,
+    probe_cost,
+    white_boxes,
+)
 from dfml.checkpoint import Checkpoint
 from dfml.fusion import average
 from dfml.nets import Backbone
@@ -165,13 +173,8 @@ def check(teachers: Sequence[Teacher], options: PurerOptions) -> tuple[int, int,
     """The images' shape. Raises ValueError that says what does not fit."""
     if options.gradients.source == "weights" or options.start == "average":
         white_boxes(teachers)
-    shapes = {teacher.input_shape for teacher in teachers}
-    if len(shapes) != 1:
-        raise ValueError(f"teachers take images of {sorted(shapes)}: give teachers of one size")
-    known = sum(teacher.ways for teacher in teachers)
-    if known < options.ways:
-        raise ValueError(f"the teachers know {known} classes, an episode has {options.ways}: ask for fewer ways")
-    return shapes.pop()
+    check_ways(teachers, options.ways)
+    return common_shape(teachers)
 
 
 def _mixed(images: Sequence[Tensor], size: int = 64) -> Iterator[Tensor]:

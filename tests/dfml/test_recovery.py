@@ -1,6 +1,5 @@
 """Images recovered from answers alone: what they cost, whose they are, and what keeps them apart."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,11 +12,9 @@ from dfml.access import PROBE, probe
 from dfml.methods import bidf_mkd
 from dfml.numerics.inversion import likeness
 from dfml.recovery import boundary_loss, recover
-from dfml.teachers import ModuleTeacher
 from dfml.visits import visit_cost
 from tests.dfml.black_boxes import SMALL, Painted, Wide, recovery
 
-MakeTeacher = Callable[..., ModuleTeacher]
 COSTS = {(True, 2): 4, (False, 2): 3, (False, 7): 8}
 
 

@@ -1,17 +1,13 @@
 """Plans of visits: no budget is exceeded, and what is asked is what was planned."""
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.methods import BidfMkdOptions
 from dfml.access import PROBE
-from dfml.teachers import ModuleTeacher
 from dfml.visits import plan, visit_cost, visit_deadlines
 
-MakeTeacher = Callable[..., ModuleTeacher]
 ANY_OPTIONS = st.builds(
     BidfMkdOptions,
     images_per_class=st.none() | st.integers(1, 40),
