@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from metazoo import children, private_files, redis_server
 from metazoo.children import Child
+from metazoo.ports import kept_ports
 
 START_TIMEOUT = 90.0  # seconds; importing torch on a busy machine takes many of them
 # A worker asked to stop finishes or hands back its task within its soft shutdown of 30 s.
@@ -165,7 +165,7 @@ class Stack:
             redis_url = self._start_redis()
         self.on_ready("redis")
 
-        zoo_port, server_port = redis_server.free_port(), redis_server.free_port()
+        zoo_port, server_port = kept_ports(self.data_dir / "ports.json", ["zoo", "server"])
         zoo_url, server_url = f"http://127.0.0.1:{zoo_port}", f"http://127.0.0.1:{server_port}"
         environment = {
             "REDIS_URL": redis_url,
@@ -205,13 +205,16 @@ class Stack:
         )
 
     def _start_redis(self) -> str:
-        """Where it is: the same as before, if it ran before."""
-        port = urlsplit(self._redis.url).port if self._redis else None
+        """Where it is: the same as before. So two never write into one folder, the one of a run that is still stopping."""
+        (port,) = kept_ports(self.data_dir / "ports.json", ["redis"])
         try:
-            self._redis = redis_server.start(self.data_dir / "redis", port=port)
+            started = redis_server.start(self.data_dir / "redis", port=port)
         except redis_server.RedisServerError as error:
             raise StackError(str(error)) from error
-        return self._redis.url
+        before, self._redis = self._redis, started
+        if before is not None and before.url != started.url:
+            raise StackError("another process listens where Redis did: start `metazoo up` again")
+        return started.url
 
     def _start_child(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
         if name in self._children:
