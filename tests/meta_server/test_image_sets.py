@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from contracts.jobs import JobRequest
+from meta_server.orphans import OrphanSweeper
 from meta_server.planning import fitted, pinned
 from meta_server.services import Services
 from meta_server.store import image_sets
@@ -94,6 +96,16 @@ async def test_it_is_nobody_elses(http: httpx.AsyncClient, request_body: dict[st
     assert (await http.get("/v1/image-sets", headers=theirs)).json()["items"] == []
     refused = await http.post("/v1/jobs", json=request_body | {"unlabeled": name}, headers=theirs)
     assert [fault["field"] for fault in refused.json()["errors"]] == ["unlabeled"]
+
+
+async def test_an_archive_that_no_record_names_is_swept(http: httpx.AsyncClient, services: Services) -> None:
+    """As of a server that was killed between the two."""
+    name = (await http.post("/v1/image-sets", content=archive(), headers=ZIP)).json()["id"]
+    image_sets.keep_archive(services.artifacts, "is_" + "0" * 22, archive())
+    kept, lost = sorted(services.artifacts.list("image-sets"), key=lambda path: name not in path)
+    tomorrow = OrphanSweeper(services.redis, services.artifacts, now=lambda: datetime.now(UTC) + timedelta(days=2))
+    assert await tomorrow.round() == [lost]
+    assert services.artifacts.list("image-sets") == [kept]
 
 
 def test_a_raised_budget_asks_no_image_that_is_not_there(request_body: dict[str, Any]) -> None:
