@@ -168,10 +168,13 @@ class Reaper:
     async def _tell(self, job_id: str, role: str, fence: int) -> None:
         """Say to people why nothing moved; under the lease that ran out, so that it is not said once another has taken it."""
         if role == LEARN:
-            about, told = {}, "the worker that learned vanished: another goes on from what was kept last"
+            about, told = (
+                {},
+                "the worker that learned is not heard of any more: another goes on from what was kept last",
+            )
         else:
             about = {"api": role.removeprefix(acquire_role(""))}
-            told = "the worker that asked it vanished: another goes on, and asks nothing anew that was answered"
+            told = "the worker that asked it is not heard of any more: another goes on, and asks nothing anew that was answered"
         with suppress(LeaseLost):
             await self._store.work.warn(job_id, Lease(keys.job(job_id, "leases"), role, fence, 0), told, **about)
 
