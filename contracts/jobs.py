@@ -14,6 +14,7 @@ from contracts.methods import MethodOptions, PqdOptions, ProceduralQueries
 from contracts.money import Currency, Money, Price
 from contracts.webhooks import Webhook
 
+JobName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Notes = Annotated[str, StringConstraints(max_length=4000)]
 
 
@@ -167,6 +168,12 @@ class JobRequest(Input):
         description="Id of an image set: its images are asked about, resized to each API's input, in place of images made from "
         "the seed. As many as the budget allows, drawn by the seed; where they are fewer, each goes to more APIs.",
     )
+    reuse: list[JobName] = Field(
+        default=[],
+        max_length=32,
+        description="Ids of jobs that have ended. What their APIs answered is learned from too; about an image that the same "
+        "API answered there, of the same seed and size, it is not asked again.",
+    )
     evaluation: Evaluation | None = Field(None, description="Few-shot accuracy to measure at the end; null for none.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to learn: `cuda` waits for a learner with a GPU; `auto` takes what its learner has."
@@ -191,6 +198,14 @@ class JobRequest(Input):
         if self.unlabeled is not None and not isinstance(self.method, ProceduralQueries):
             message = f"{self.method.name} makes its images as it goes: leave it out, or choose pqd or distill_average"
             found.append((("unlabeled",), message))
+        if self.reuse and not isinstance(self.method, ProceduralQueries):
+            message = f"{self.method.name} asks as it goes: leave it out, or choose pqd or distill_average"
+            found.append((("reuse",), message))
+        found += [
+            (("reuse", index), "is listed before: list each job once")
+            for index, name in enumerate(self.reuse)
+            if self.reuse.index(name) < index
+        ]
         if self.budget.cost is not None:
             unpriced = [index for index, api in enumerate(self.apis) if api.price_per_1k is None]
             found += [(("apis", index, "price_per_1k"), "is required with budget.cost") for index in unpriced]

@@ -75,6 +75,7 @@ class MetaModel(Record):
     unlabeled: str | None = Field(
         None, description="Image set that the APIs were asked about; null where the images were made from the seed."
     )
+    reuse: list[str] = Field([], description="Earlier jobs whose answers it learned from too.")
     tags: list[str] = Field([], description="To group meta-models by; at first the job's.")
     notes: str = Field("", description="Whatever the next person should know.")
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 from kombu.exceptions import OperationalError
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
@@ -22,6 +23,7 @@ from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info, check_same_size
 from worker.queries import own_pool, plan_of, resized
 from worker.remote import Enough, RemoteTeacher
+from worker.reused import api_of, earlier_jobs, known, pool_of
 from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why
 from worker.weights import keep_weights, take_weights
@@ -95,12 +97,17 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             network, content = await _patiently(context, job, api_id, take, watch)
             await keep_weights(context, job, api_id, network, content, ways=classes, watch=watch)
             return
+        there = np.empty(0, np.int64)
+        if earlier := await earlier_jobs(context, job):
+            api = api_of(job.spec(api_id))
+            there = await asyncio.to_thread(known, earlier, api, pool_of(job, shape), classes, context.artifacts)
         teacher = RemoteTeacher(
             job_id=job.id,
             api_id=api_id,
             model=model,
             info=info,
             indices=plan_of(job.request).assigned[int(api_id[1:])],
+            known=there,
             images=pool if info.input_shape == shape else resized(pool, info.input_shape),
             ledger=store.ledger(job.id),
             artifacts=context.artifacts,

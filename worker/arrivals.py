@@ -17,7 +17,9 @@ from dfml.memory import Answers
 from meta_server.store.stored_job import LATE, LEARN, StoredJob
 from metering.ledger import Outcome, Settled
 from worker.context import Context
+from worker.joined import joined
 from worker.queries import own_pool, plan_of
+from worker.reused import Earlier, api_of, earlier_jobs, pool_of
 from worker.watch import Watch
 
 TENTHS = (1, 2, 3, 4)  # of all steps, at which what has arrived is taken in; at five, all
@@ -44,11 +46,18 @@ class Arrivals:
         self._cuts: dict[int, Cut] = {int(at): cut for at, cut in json.loads(job.checkpoints.get(RECORD, "{}")).items()}
         self._taken: Cut = {}
         self._images: torch.Tensor | None = None
+        self._earlier: list[Earlier] = []
         self.early = False
 
     async def begin(self) -> Answers:
         """The answers to begin with; `early` says whether more may come. Raises ValueError where there are none."""
         job = await self._context.store.load(self._job_id)
+        self._earlier = await earlier_jobs(self._context, job)
+        for name in sorted(set(job.request.reuse) - {one.job.id for one in self._earlier}):
+            message = f"{name} holds no answers any more: it is learned without them"
+            await self._context.store.work.warn(job.id, self._watch.lease, message)
+        if self._earlier and job.waiting():
+            await self._give_way()  # what earlier jobs answered has its place behind all that is asked now
         self.early = bool(self._cuts) or bool(job.waiting())
         answers = await self._take(0) if self.early else await self._read(job, await self._arrived(job))
         if answers is None:
@@ -98,7 +107,16 @@ class Arrivals:
     async def _read(self, job: StoredJob, cut: Cut) -> Answers | None:
         settled = {(one.chunk.api, one.chunk.number): one for one in await self._context.store.ledger(job.id).settled()}
         chunks = [[settled[api, number] for number in numbers] for api, numbers in cut.items()]
-        return await asyncio.to_thread(self._answers, job, chunks) if chunks else None
+        if not chunks:
+            return None
+        own = await asyncio.to_thread(self._answers, job, chunks)
+        if not self._earlier:
+            return own
+        assert job.input_shape is not None  # noqa: S101 - whoever answered has told it
+        apis, shape = [api_of(job.spec(api)) for api in cut], job.input_shape
+        return await asyncio.to_thread(
+            joined, own, apis, pool_of(job, shape), shape, self._earlier, self._context.artifacts
+        )
 
     def _answers(self, job: StoredJob, chunks: Sequence[Sequence[Settled]]) -> Answers:
         if self._images is None:

@@ -40,6 +40,7 @@ from worker.checkpoints import JobCheckpoint
 from worker.context import Context
 from worker.devices import compute, first, gpus
 from worker.failures import JobFault
+from worker.reused import earlier_jobs
 from worker.watch import Stopped, Watch, Why, why
 
 REPORT_EVERY = 1.0  # seconds
@@ -209,13 +210,15 @@ async def _publish(
     request = job.request
     job = await context.store.load(job.id)  # with all that came while it was learned from
     spent = await context.store.ledger(job.id).state()
+    urls = [job.spec(api).url for api in job.finished("done")]
+    urls += [url for one in await earlier_jobs(context, job) for _, url in one.paths]
     told: dict[str, Any] = {
         "name": request.name or job.id,
         "method": request.method.name,
         "seed": request.seed,
         "version": version("metazoo"),
         "queries": spent.confirmed + spent.unconfirmed,
-        "apis": [hashlib.sha256(job.spec(api).url.encode()).hexdigest() for api in job.finished("done")],
+        "apis": [hashlib.sha256(url.encode()).hexdigest() for url in dict.fromkeys(urls)],
         "evaluation": request.evaluation,
         "score": score,
         "random_score": random_score,
@@ -238,6 +241,7 @@ async def _publish(
         input_shape=backbone.input_shape,
         files=files,
         budget=request.budget.queries,
+        reuse=request.reuse,
         tags=request.tags,
         **told,
     )

@@ -59,7 +59,7 @@ class Enough(Exception):
 
 @dataclass
 class RemoteTeacher:
-    """One API as the worker asks it. `indices` are the pool images planned for it, ascending.
+    """One API as the worker asks it. `indices` are the pool images planned for it, ascending; those in `known` need no asking.
 
     After `deadline`, in seconds since the epoch, nothing new is asked. `answered` counts images whose answer is stored,
     over all attempts at the job. `tell` is for the person who watches the job.
@@ -78,6 +78,7 @@ class RemoteTeacher:
     patience: float
     timeout: float
     deadline: float = math.inf
+    known: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     answered: int = 0
     largest: int = field(init=False)
     _todo: Todo = field(init=False)
@@ -93,7 +94,7 @@ class RemoteTeacher:
 
     def __post_init__(self) -> None:
         self.largest = min(self.info.max_images or CHUNK, LARGEST_CHUNK)
-        self._todo = Todo(len(self.indices))
+        self._todo = Todo.of(np.flatnonzero(~np.isin(self.indices, self.known)).tolist())
         self._pacer = Pacer(self._sleep)
 
     @property

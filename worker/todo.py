@@ -1,11 +1,24 @@
 """Which places of a row are left to be asked about: taken from the front, in pieces, and given back when refused."""
 
+from collections.abc import Iterable
+
 
 class Todo:
     """Places 0 to `count`. Kept as disjoint ranges, ascending."""
 
     def __init__(self, count: int) -> None:
         self._ranges = [(0, count)] if count else []
+
+    @classmethod
+    def of(cls, places: Iterable[int]) -> "Todo":
+        """These places alone, ascending."""
+        made = cls(0)
+        for place in places:
+            if made._ranges and made._ranges[-1][1] == place:
+                made._ranges[-1] = (made._ranges[-1][0], place + 1)
+            else:
+                made._ranges.append((place, place + 1))
+        return made
 
     def __len__(self) -> int:
         """Places left."""

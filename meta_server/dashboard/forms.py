@@ -22,6 +22,7 @@ _LABELS = {
     "evaluation.queries": "Query images",
     "evaluation.seed": "Seed of the episodes",
     "min_apis": "Least APIs",
+    "reuse": "Answers of earlier jobs",
     "acquire_deadline": "Seconds for answers",
     "image_size": "Size of the images",
     "webhook.url": "Address",

@@ -16,7 +16,7 @@ from meta_server.routes.description import After
 from meta_server.session import forged
 
 PAGE = 25  # rows
-_RUNNING = ("seed", "min_apis", "acquire_deadline", "image_size", "device")  # what few set
+_RUNNING = ("seed", "reuse", "min_apis", "acquire_deadline", "image_size", "device")  # what few set
 
 router = APIRouter(include_in_schema=False)
 own = APIRouter(dependencies=[Depends(authorised), Depends(owned)])

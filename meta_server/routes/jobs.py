@@ -7,7 +7,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from contracts.estimates import Estimate, EstimateRequest
-from contracts.jobs import EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
+from contracts.jobs import ENDED, EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
 from contracts.problems import Fault, Problem, ProblemError
 from meta_server import events
 from meta_server.estimates import estimate
@@ -58,6 +58,7 @@ async def create_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Start a job: learn from these APIs, within this budget. A bad request is refused whole, with every fault named."""
+    await _require_ended(request, services, caller)
     request = await _with_own_images(request, services, caller)
     job, created = await services.jobs.create(request, tenant=caller.tenant, idempotency_key=idempotency_key)
     structlog.contextvars.bind_contextvars(job_id=job.id)
@@ -74,6 +75,7 @@ async def estimate_job(request: EstimateRequest, services: ServicesDep, caller: 
     With `probe`, workers ask each API about a few images, which are charged, and it tells what they showed, and how long asking
     takes at the rates they state. It answers within half a minute; a 503 says how many images may have been charged.
     """
+    await _require_ended(request, services, caller)
     told = await to_thread.run_sync(estimate, await _with_own_images(request, services, caller))
     if not request.probe:
         return told
@@ -81,6 +83,22 @@ async def estimate_job(request: EstimateRequest, services: ServicesDep, caller: 
         tenant=caller.tenant, key=caller.key, action="POST /v1/jobs/estimate (probe)", status=200
     )
     return with_probe(told, await probed(services, request, tenant=caller.tenant))
+
+
+async def _require_ended(request: JobRequest, services: Services, caller: Caller) -> None:
+    """Raises `ProblemError` naming every job of `reuse` that is not there, not the caller's, or still at work."""
+    found = []
+    for index, name in enumerate(request.reuse):
+        try:
+            await require_owned(caller, services, "job_id", name)
+            ended = await services.jobs.status(name) in ENDED
+        except ProblemError:
+            found.append(Fault(field=f"reuse.{index}", message="there is no such job"))
+            continue
+        if not ended:
+            found.append(Fault(field=f"reuse.{index}", message="has not ended: wait for it, or cancel it"))
+    if found:
+        raise ProblemError("invalid-request", "it names jobs whose answers cannot be used", errors=found)
 
 
 async def _with_own_images(request: JobRequest, services: Services, caller: Caller) -> JobRequest:

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from metazoo.connection import AsJson, Server, connected, takes_server
+from metazoo.latest import named
 
 app = typer.Typer(no_args_is_help=True, help="Images of one's own that jobs may ask APIs about.")
 
-SetId = Annotated[str, typer.Argument(metavar="SET", help="The image set's id.")]
+SetId = Annotated[str, typer.Argument(metavar="SET", help="The image set's id, or `latest`.")]
 
 
 @app.command()
@@ -56,5 +57,6 @@ def delete(
 ) -> None:
     """Delete an image set; jobs that still have to ask about it fail."""
     with connected(server) as metazoo:
+        image_set = named(metazoo.image_sets, image_set)
         metazoo.image_sets.delete(image_set)
     typer.echo(f"{image_set} deleted")

@@ -69,11 +69,17 @@ def submit(
     image_size: Annotated[int | None, typer.Option(help="Pixels a side of the images that it takes.")] = None,
     unlabeled: Annotated[
         str | None,
-        typer.Option(metavar="SET", help="Ask about the images of this set: metazoo images upload."),
+        typer.Option(
+            metavar="SET", help="Ask about the images of this set, or of the `latest`: metazoo images upload."
+        ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split: train, val or test.")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of the evaluation.")] = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JOB", help="Learn from the answers of this job (or `latest`) too. Repeatable."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same job.")] = None,
     webhook: Annotated[str | None, typer.Option(help="URL to be told what becomes of the job.")] = None,
     webhook_secret_env: Annotated[
@@ -108,10 +114,13 @@ def submit(
         "tags": tag,
         "seed": seed,
         "image_size": image_size,
-        "unlabeled": unlabeled,
     }
     document |= {field: value for field, value in given.items() if value is not None}
     with connected(server) as metazoo:
+        if unlabeled is not None:
+            document["unlabeled"] = named(metazoo.image_sets, unlabeled)
+        if reuse:
+            document["reuse"] = [named(metazoo.jobs, job) for job in reuse]
         job = metazoo.jobs.create(document, idempotency_key=idempotency_key)
         if not follow:
             typer.echo(

@@ -64,7 +64,7 @@ def terminal(up, tmp_path: Path) -> Path:
     written.parent.mkdir(parents=True)
     written.symlink_to(up.ready_file.with_suffix(".env"))
     for kind, colour in {"cat": (200, 120, 60), "dog": (60, 90, 200)}.items():
-        for name in (f"support/{kind}/1.jpg", f"support/{kind}/2.jpg", f"new/{kind}.jpg"):
+        for name in (*(f"support/{kind}/{number}.jpg" for number in range(8)), f"new/{kind}.jpg"):
             photo = place / "photos" / name
             photo.parent.mkdir(parents=True, exist_ok=True)
             Image.effect_noise((80, 60), 60).convert("RGB").save(photo)

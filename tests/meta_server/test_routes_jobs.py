@@ -189,3 +189,27 @@ async def test_methods_that_are_not_taken(http: httpx.AsyncClient) -> None:
     response = await http.put("/v1/jobs")
     assert (response.status_code, response.json()["type"]) == (405, f"{URN}method-not-allowed")
     assert response.headers["allow"]
+
+
+async def test_answers_of_jobs_that_have_ended_alone_are_used_again(
+    http: httpx.AsyncClient, request_body: dict[str, Any]
+) -> None:
+    first = (await http.post("/v1/jobs", json=request_body)).json()["id"]
+    theirs = (await http.post("/admin/keys", json={"name": "b", "tenant": "other"})).json()["secret"]
+    asked = request_body | {"reuse": [first, "job_none"]}
+    for path in ("/v1/jobs", "/v1/jobs/estimate"):
+        refused = await http.post(path, json=asked)
+        faults = [(fault["field"], fault["message"]) for fault in refused.json()["errors"]]
+        assert faults == [
+            ("reuse.0", "has not ended: wait for it, or cancel it"),
+            ("reuse.1", "there is no such job"),
+        ]
+    await http.post(f"/v1/jobs/{first}/cancel")
+    made = await http.post("/v1/jobs", json=request_body | {"reuse": [first]})
+    assert (made.status_code, made.json()["request"]["reuse"]) == (202, [first])
+    key = {"Authorization": f"Bearer {theirs}"}
+    foreign = await http.post("/v1/jobs", json=request_body | {"reuse": [first]}, headers=key)
+    assert [fault["message"] for fault in foreign.json()["errors"]] == ["there is no such job"]
+    adaptive = request_body | {"reuse": [first, first], "method": {"name": "bidf_mkd"}}
+    faults = (await http.post("/v1/jobs", json=adaptive)).json()["errors"]
+    assert [fault["field"].removeprefix("body.") for fault in faults] == ["reuse", "reuse.1"]
