@@ -255,6 +255,7 @@ async def measure(
     if len(cores) > 1:
         on_one_core(server, cores[0])
         os.sched_setaffinity(0, set(cores[1:]))
+        print(f"from here on the server runs on core {cores[0]} alone, its callers on the others", flush=True)
     http.most = load.clients  # as many requests at once as there are clients
     predicts = await open_loop("predict", load.predicts, load.seconds, predict)
     os.sched_setaffinity(0, set(cores))
