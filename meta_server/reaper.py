@@ -2,7 +2,7 @@
 
 Every server process runs one; a lease lets one of them work at a time. A role is sent again when it lost its holder since
 it was last sent, or when nothing waits in its queue although nobody holds it. A dead worker costs the rest of its lease and
-one beat; where the reaper died as well, the rest of the reaper's lease too.
+one beat, one of the same machine a beat alone; where the reaper died as well, the rest of the reaper's lease too.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from contracts.jobs import ENDED, JobStatus
 from contracts.problems import ProblemError
 from meta_server.queue import Queue, queues_of
 from meta_server.store import keys
+from meta_server.store.holders import is_gone
 from meta_server.store.jobs import JobStore
 from meta_server.store.stored_job import LEARN, StoredJob, acquire_role
 from meta_server.store.webhooks import Webhooks
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 
 class _State(NamedTuple):
-    """Of a role: whether somebody holds its lease, or let it run out; its fence; the fence and time when it was last sent."""
+    """Of a role: whether somebody holds its lease, or held it and is gone; its fence; fence and time of the last message."""
 
     held: bool
     vanished: bool
@@ -63,6 +64,7 @@ class Reaper:
         self._ends: dict[
             str, float
         ] = {}  # job -> the second at which a lease of it ends, or patience with a message does
+        self._holders: dict[str, set[str]] = {}  # job -> who holds a lease of it
         self._began = -math.inf  # the round, by `time.monotonic`
 
     async def run(self) -> None:
@@ -89,10 +91,12 @@ class Reaper:
         return await self._own.take(keys.SERVICE_LEASES, ROLE, self._holder)
 
     async def beat(self) -> None:
-        """Look at the jobs whose leases have ended, then at some of the round: as many as a beat has time for."""
+        """Look at the jobs whose leases have ended or whose holders are gone, then at some of the round while there is time."""
         until = time.monotonic() + self._beat
         now = await self._now()
-        for job_id in [job_id for job_id, end in self._ends.items() if end <= now]:
+        ended = {job_id for job_id, end in self._ends.items() if end <= now}
+        ended |= {job_id for job_id, holders in self._holders.items() if any(map(is_gone, holders))}
+        for job_id in sorted(ended):
             await self._visit(job_id)
         if time.monotonic() - self._began >= EVERY:
             await self._begin_round()
@@ -121,6 +125,7 @@ class Reaper:
 
     async def _visit(self, job_id: str) -> None:
         self._ends.pop(job_id, None)
+        self._holders.pop(job_id, None)
         with structlog.contextvars.bound_contextvars(job_id=job_id):
             try:
                 job = await self._store.load(job_id)
@@ -138,7 +143,10 @@ class Reaper:
             if closed and job.status in ENDED:
                 await self._forget(job_id)
             elif not closed:
-                await self._states(job_id)  # when those who still stop must have done so
+                _, states = await self._states(job_id)  # and when those who still stop must have done so
+                for role in [*map(acquire_role, job.apis), LEARN]:
+                    if states(role).vanished:
+                        await self._store.leases.release(self._lease(job_id, role, states(role).fence))
             return
         if error := job.too_few():
             await self._store.moves.fail(job_id, error)
@@ -161,12 +169,12 @@ class Reaper:
                 log.info("sent_again", role=role, lost_its_holder=lost_its_holder)
                 await self._note(job_id, role, fence, now)
                 if lost_its_holder and vanished:
-                    await self._tell(job_id, role, fence)
+                    await self._bury(job_id, role, fence)
                 await asyncio.to_thread(self._queue.send, job_id, role, tenant=job.tenant)
                 self._ends[job_id] = min(self._ends.get(job_id, math.inf), now + PATIENCE)
 
-    async def _tell(self, job_id: str, role: str, fence: int) -> None:
-        """Say to people why nothing moved; under the lease that ran out, so that it is not said once another has taken it."""
+    async def _bury(self, job_id: str, role: str, fence: int) -> None:
+        """Say to people why nothing moved, and end the lease: under that lease, so only while no other was taken."""
         if role == LEARN:
             about, told = (
                 {},
@@ -175,8 +183,13 @@ class Reaper:
         else:
             about = {"api": role.removeprefix(acquire_role(""))}
             told = "the worker that asked it is not heard of any more: another goes on, and asks nothing anew that was answered"
+        lease = self._lease(job_id, role, fence)
         with suppress(LeaseLost):
-            await self._store.work.warn(job_id, Lease(keys.job(job_id, "leases"), role, fence, 0), told, **about)
+            await self._store.work.warn(job_id, lease, told, **about)
+            await self._store.leases.release(lease)
+
+    def _lease(self, job_id: str, role: str, fence: int) -> Lease:
+        return Lease(keys.job(job_id, "leases"), role, fence, 0)
 
     async def _states(self, job_id: str) -> tuple[float, Callable[[str], _State]]:
         """The time, and how each role stands. When the first of its leases ends is noted."""
@@ -185,6 +198,8 @@ class Reaper:
             leases = await self._redis.hgetall(keys.job(job_id, "leases"))
             sent = await self._redis.hgetall(keys.job(job_id, "sent"))
         ends = [int(end) / MICROSECONDS for name, end in leases.items() if name.startswith(b"deadline:")]
+        held = [name[5:] for name, fence in leases.items() if name.startswith(b"held:") and fence]
+        self._holders[job_id] = {leases[b"holder:" + role].decode() for role in held}
         if ahead := [end for end in ends if end > now]:
             self._ends[job_id] = min(ahead)
 
@@ -192,10 +207,9 @@ class Reaper:
             name = role.encode()
             deadline = int(leases.get(b"deadline:" + name, 0)) / MICROSECONDS
             taken = bool(leases.get(b"held:" + name))  # and not given back
+            alive = deadline > now and not is_gone(leases.get(b"holder:" + name, b"").decode())
             told = json.loads(sent[name]) if name in sent else None
-            return _State(
-                taken and deadline > now, taken and deadline <= now, int(leases.get(b"fence:" + name, 0)), told
-            )
+            return _State(taken and alive, taken and not alive, int(leases.get(b"fence:" + name, 0)), told)
 
         return now, state
 

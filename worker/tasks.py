@@ -1,7 +1,5 @@
 """The Celery tasks: take an id, do that role's work, hand it back when the worker stops. Messages carry ids alone."""
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from contracts.problems import ProblemError
 from meta_server.queue import ACQUIRE_TASK, BEGIN_TASK, LEARN_TASK, NOTIFY_TASK, PROBE_TASK, TRACE, TRACES, Queue, Trace
+from meta_server.store.holders import holder
 from meta_server.store.stored_job import LEARN, acquire_role
 from metering.leases import LeaseLost
 from metering.scripts import StoreUnavailable
@@ -33,10 +32,6 @@ from worker.webhooks import notify
 AWAY_SECONDS = 1.0  # before a task that Redis failed is put back: if that is possible, Redis is there again
 
 log = structlog.get_logger()
-
-
-def _holder() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass
@@ -74,7 +69,7 @@ def register(app: Celery, settings: Settings, queue: Queue, stopping: Stopping) 
     async def open_shared() -> Context:
         nonlocal shared
         if shared is None:
-            opening = open_context(settings, queue, holder=_holder(), stopping=stopping.is_set)
+            opening = open_context(settings, queue, holder=holder(), stopping=stopping.is_set)
             shared = await loop.kept.enter_async_context(opening)
         return shared
 

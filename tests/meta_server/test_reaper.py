@@ -1,6 +1,7 @@
 """Work whose worker vanished is sent again, once; jobs that nobody works on are closed."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from meta_server import reaper
 from meta_server.queue import lane_of
 from meta_server.reaper import Reaper
 from meta_server.store import keys
+from meta_server.store.holders import holder, is_gone
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
 from meta_server.store.stored_job import LEARN
@@ -65,6 +67,10 @@ async def warnings(store: JobStore, job: Job) -> list[dict[str, Any]]:
     return [event.data for event in (await store.events.page(job.id)).items if event.type == "warning"]
 
 
+def a_process() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "60"])
+
+
 async def expire(redis: Any, job: Job, role: str) -> None:
     await redis.hset(keys.job(job.id, "leases"), f"deadline:{role}", "1")
 
@@ -97,6 +103,34 @@ async def test_a_role_that_was_handed_on_in_order_is_sent_and_nobody_is_alarmed(
     await one.round()
     assert queue.sent == ["acquire:a0"]
     assert await warnings(store, job) == []
+
+
+async def test_a_holder_that_is_seen_to_be_gone_is_replaced_before_its_lease_ends(
+    one: Reaper, store: JobStore, queue: FakeQueue, job: Job
+) -> None:
+    with a_process() as worker:
+        told = f"{holder().rpartition(':')[0]}:{worker.pid}"
+        lease = await store.take(job.id, "acquire:a0", told)
+        assert lease is not None
+        await store.work.begin(job.id, lease)
+        await one.round()
+        await one.beat()
+        assert queue.sent == []
+        worker.kill()
+    await one.beat()
+    await one.beat()
+    assert queue.sent == ["acquire:a0"]
+    assert len(await warnings(store, job)) == 1
+    again = await store.take(job.id, "acquire:a0", told)
+    assert again is not None
+    assert again.fence > lease.fence
+
+
+@pytest.mark.parametrize(
+    "told", ["w", "", "host:1", f"{holder().rpartition(':')[0]}:x", f"host:another.machine:{2**22 + 1}", holder()]
+)
+def test_nobody_is_gone_of_whom_that_is_not_known(told: str) -> None:
+    assert not is_gone(told)
 
 
 async def test_a_job_whose_worker_vanished_is_sent_again_within_90_seconds(
@@ -211,6 +245,22 @@ async def test_a_cancelled_job_whose_worker_vanished_is_closed(
     await one.round()
     assert await redis.smembers(keys.OPEN_JOBS) == set()
     assert queue.sent == []
+
+
+async def test_a_job_that_is_paused_after_its_worker_was_killed_rests_at_once(
+    one: Reaper, store: JobStore, job: Job
+) -> None:
+    with a_process() as worker:
+        lease = await store.take(job.id, "acquire:a0", f"{holder().rpartition(':')[0]}:{worker.pid}")
+        assert lease is not None
+        await store.work.begin(job.id, lease)
+        assert (await store.moves.pause(job.id)).status == JobStatus.PAUSING
+        await one.round()
+        assert (await store.get(job.id)).status == JobStatus.PAUSING
+        worker.kill()
+    await one.round()
+    await one.round()
+    assert (await store.get(job.id)).status == JobStatus.PAUSED
 
 
 async def test_too_few_apis_fail_the_job_although_nobody_said_so(one: Reaper, store: JobStore, job: Job) -> None:
