@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos.launch ARGUMENTS`: the `metazoo` command as on a machine of its own, changed as the environment asks.
+"""`python -m benchmarks.chaos.launch ARGUMENTS`: the `metazoo` command as on its own machine, changed as the environment asks.
 
 A server sees which workers of its machine are gone; here it sees none, as where each runs on another: leases must run out.
 METAZOO_BENCH_LEASE: seconds of every lease, and all that hangs together with it in proportion, so that a short run sees many
