@@ -74,6 +74,12 @@ class PqdOptions(ProceduralQueries):
         "0.25 from 1536 images.",
     )
     flip: bool = Field(True, description="Augmentation: random horizontal flip.")
+    episodes: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Updates after that on few-shot tasks, whose classes are what the APIs likeliest named the images.",
+    )
 
 
 class DistillAverageOptions(ProceduralQueries):

@@ -52,6 +52,10 @@ class TaskMemory:
             both = new if held is None else torch.cat([held, new])
             self._keep((teacher, label), both[-self.capacity :])
 
+    def able(self, images: int) -> int:
+        """Classes with so many images at least."""
+        return sum(len(held) >= images for held in self._held.values())
+
     def task(self, *, ways: int, shots: int, queries: int, generator: torch.Generator) -> Task:
         """A task of `ways` classes drawn at random from all teachers' together, its images drawn without repeats.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from contracts.meta_models import BackboneConfig
 from contracts.methods import PqdOptions
+from dfml import episodes
 from dfml.augmentation import warp
 from dfml.checkpoint import Checkpoint
 from dfml.memory import Answers
@@ -35,6 +36,7 @@ from dfml.numerics.distillation import (
     rounding_unit,
     standardised,
 )
+from dfml.numerics.inner_loop import set_running_statistics
 from dfml.plans import Plan, plan
 from dfml.procedural import query_set
 from dfml.spill import chosen as chosen_images
@@ -138,9 +140,9 @@ def distil(
     """Learn all answers jointly: AdamW on a one-cycle schedule, answers reused under flips, shifts, stretches of their image.
 
     Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
-    term before its weight. The same seed, answers, device and number of threads
-    give the same weights. With `more`, learning begins on a part of the answers: the number of steps is that of the whole pool,
-    and the weights depend on what came before which step.
+    term before its weight; `episodes`, where there are any (`dfml.episodes`): the share of their queries that was right. The
+    same seed, answers, device and number of threads give the same weights. With `more`, learning begins on a part of the
+    answers: the number of steps is that of the whole pool, and the weights depend on what came before which step.
 
     checkpoint: where the training's state is kept; one that is of the same training is gone on from, to the same weights as
     without the interruption. `more` must then tell of each step what it told before.
@@ -165,16 +167,17 @@ def distil(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     told = [config.model_dump(), options.model_dump(), seed]
     training = Training(checkpoint, told, (answers.images, answers.asked, *answers.probabilities))
-    for step in range(training.done):  # as before the interruption: what it had taken in by then
+    tuning = torch.optim.Adam(backbone.parameters(), lr=episodes.RATE)
+    for step in range(min(training.done, steps)):  # as before the interruption: what it had taken in by then
         if more is not None and (grown := more(step, steps)) is not None:
-            learned = _learned(grown, options, device)
+            answers, learned = grown, _learned(grown, options, device)
             widen(head, sum(grown.ways), optimiser, generator)
-    training.resume(generator, backbone=backbone, head=head, optimiser=optimiser, schedule=schedule)
+    training.resume(generator, backbone=backbone, head=head, optimiser=optimiser, schedule=schedule, tuning=tuning)
     order = training.values.get("order", torch.empty(0, dtype=torch.int64))
     last = deque(training.values.get("last", ()), max(1, steps // 10))
     for step in range(training.done, steps):
         if more is not None and (grown := more(step, steps)) is not None:
-            learned = _learned(grown, options, device)
+            answers, learned = grown, _learned(grown, options, device)
             widen(head, sum(grown.ways), optimiser, generator)
             order = torch.empty(0, dtype=torch.int64)
         batch = min(options.batch, len(learned.images))
@@ -192,8 +195,20 @@ def distil(
         last.append(metrics)
         training.keep(step + 1, order=order, last=list(last))
         if on_step is not None:
-            on_step(step + 1, steps, metrics)
-    return Distilled(backbone.eval(), head, {name: sum(row[name] for row in last) / len(last) for name in last[0]})
+            on_step(step + 1, steps + options.episodes, metrics)
+    means = {name: sum(row[name] for row in last) / len(last) for name in last[0]}
+    backbone.eval()
+    rehearsal = episodes.Rehearsal(backbone, tuning, answers, device=device) if options.episodes else None
+    if rehearsal is not None and rehearsal.ways > 1:
+        right: list[float] = training.values.get("right", [])
+        for episode in range(max(0, training.done - steps), options.episodes):
+            right.append(rehearsal.episode(generator))
+            training.keep(steps + episode + 1, order=order, last=list(last), right=right)
+            if on_step is not None:
+                on_step(steps + episode + 1, steps + options.episodes, {"episodes": right[-1]})
+        set_running_statistics(backbone, rehearsal.memory.batches(64))
+        means["episodes"] = sum(right) / len(right)
+    return Distilled(backbone, head, means)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def _white(train: Callable[..., Any], options: Any) -> Callable[..., Any]:
 
 TRAININGS: dict[str, Callable[..., Any]] = {
     "pqd": _distilled(pqd.distil, PqdOptions(steps=6, batch=8, apis_per_image=1)),
+    "pqd episodes": _distilled(pqd.distil, PqdOptions(steps=2, batch=8, apis_per_image=2, episodes=4)),
     "distill_average": _distilled(distill.distil, DistillAverageOptions(steps=3, batch=8)),
     "bidf_mkd": _adaptive(bidf_mkd.train, BIDF, 100),
     "bidf_mkd guided": _adaptive(bidf_mkd.train, BIDF.model_copy(update={"source": "guided"}), 120),
