@@ -12,6 +12,7 @@ import client
 from client import AsyncJob, AsyncMetazoo, AsyncModel, Job, Metazoo, Model, NotConfigured
 from client.adapted_models import AdaptedModels, AsyncAdaptedModels
 from client.admin import Admin, AsyncAdmin
+from client.image_sets import AsyncImageSets, ImageSets
 from client.jobs import AsyncJobs, Jobs
 from client.meta_models import AsyncMetaModels, MetaModels
 from client.zoo import AsyncZoo, Zoo
@@ -84,6 +85,7 @@ PAIRS = [
     (Jobs, AsyncJobs),
     (MetaModels, AsyncMetaModels),
     (AdaptedModels, AsyncAdaptedModels),
+    (ImageSets, AsyncImageSets),
     (Admin, AsyncAdmin),
     (Zoo, AsyncZoo),
     (Model, AsyncModel),
