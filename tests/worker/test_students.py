@@ -108,7 +108,6 @@ async def test_every_method_learns_from_a_zoo_and_its_card_says_what_it_spent(
         ({"width": 64}, 64),
         ({"backbone": "resnet10", "width": 32}, 256),
         ({"backbone": "resnet12"}, 320),
-        ({"backbone": "resnet18", "width": 16}, 128),
     ],
     ids=str,
 )
@@ -120,8 +119,10 @@ async def test_larger_students_are_learned(
     assert found(torch.rand(2, 3, 16, 16)).isfinite().all()
 
 
-@pytest.mark.parametrize("answers", ["topk:2", "round:1", "label"])
-@pytest.mark.parametrize("method", ["pqd", "distill_average", "bidf_mkd"])
+@pytest.mark.parametrize(
+    ("method", "answers"),
+    [("pqd", "topk:2"), ("pqd", "round:1"), ("pqd", "label"), ("distill_average", "label"), ("bidf_mkd", "label")],
+)
 async def test_answers_that_tell_less_are_learned_from(
     world: Any, redis_url: str, tmp_path: Path, answers: str, method: str
 ) -> None:
