@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from torch import Tensor
 
 from benchmarks.rig.worth import worth
 from contracts.methods import FreeOptions
@@ -40,6 +41,8 @@ def main(
     student_steps: Annotated[int, typer.Option(min=1, help="Steps in which the fresh network learns.")] = 250,
     width: Annotated[int, typer.Option(help="Channels of the generator; the papers' have 64.")] = 16,
     batch_norm: Annotated[float, typer.Option(help="Weight of the batch-norm statistics.")] = 0.1,
+    canvas: Annotated[float, typer.Option(help="Share of an image that is procedural; 0 is as published.")] = 0.5,
+    conditional: Annotated[bool, typer.Option(help="Tell the generator the class.")] = False,
     dataset: Annotated[str, typer.Option(help="Data set of the teachers.")] = "cifar-fs",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
 ) -> None:
@@ -52,9 +55,11 @@ def main(
     options = FreeOptions(
         epochs=epochs, warm_up=0, images_per_class=images, shots=1, queries=1, generator_width=width,
         generator_rate=5e-3, latent_rate=5e-2, meta_rate=5e-3, batch_norm=batch_norm,
+        canvas=canvas, conditional=conditional,
     )  # fmt: skip
     began = time.process_time()
-    net = _meta_generator(loaded[tried:], options)
+    canvases = free.first_images(options, loaded[0].input_shape, 0)
+    net = _meta_generator(loaded[tried:], options, canvases)
     meta_seconds = time.process_time() - began
     terms = Terms(total_variation=0, batch_norm=batch_norm, length=0)
 
@@ -67,10 +72,12 @@ def main(
             if done in points:
                 kept[done] = best, time.process_time() - began
 
+        painted = None if canvases is None else canvases[torch.randperm(len(canvases), generator=random)[: len(labels)]]
         began = time.process_time()
         invert_generator(
             start, teacher, labels, steps=count, generator=random,
-            rate=options.generator_rate, latent_rate=options.latent_rate, terms=terms, on_pass=keep,
+            rate=options.generator_rate, latent_rate=options.latent_rate, terms=terms,
+            canvas=painted, share=options.canvas, on_pass=keep,
         )  # fmt: skip
         return kept
 
@@ -86,7 +93,8 @@ def main(
                 runs[name].append((value, seconds))
             told = {name: f"{rows[-1][0]:.0f} % in {rows[-1][1]:.2f} s" for name, rows in runs.items()}
             console.print(f"teacher {index}, seed {seed}: {told}", soft_wrap=True)
-    typer.echo(json.dumps(_result(runs, steps, meta_seconds, f"{tried} teachers, {seeds} seeds, {threads} threads")))
+    what = f"{tried} teachers, {seeds} seeds, {threads} threads, canvas {canvas}, conditional {conditional}"
+    typer.echo(json.dumps(_result(runs, steps, meta_seconds, what)))
 
 
 def _result(runs: dict[str, list[tuple[float, float]]], steps: int, meta_seconds: float, what: str) -> dict[str, Any]:
@@ -108,19 +116,24 @@ def _result(runs: dict[str, list[tuple[float, float]]], steps: int, meta_seconds
 
 def _fresh(teachers: list[ModuleTeacher], options: FreeOptions, seed: int) -> Generator:
     return build_generator(
-        latent=options.latent, classes=max(teacher.ways for teacher in teachers), shape=teachers[0].input_shape,
-        width=options.generator_width, generator=torch.Generator().manual_seed(seed),
+        latent=options.latent,
+        classes=max(teacher.ways for teacher in teachers) if options.conditional else None,
+        shape=teachers[0].input_shape,
+        width=options.generator_width,
+        generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
 
 
-def _meta_generator(teachers: list[ModuleTeacher], options: FreeOptions) -> Generator:
+def _meta_generator(teachers: list[ModuleTeacher], options: FreeOptions, canvases: Tensor | None) -> Generator:
     """FIVE's own training, without the rest of FREE."""
     random = torch.Generator().manual_seed(0)
     net = _fresh(teachers, options, 0)
     meta = torch.optim.Adam(net.parameters(), lr=options.meta_rate)
     for _ in range(options.epochs):
         chosen = torch.randperm(len(teachers), generator=random)[: options.teachers].tolist()
-        free.five(net, meta, [teachers[index] for index in chosen], options, student=None, generator=random)
+        free.five(
+            net, meta, [teachers[index] for index in chosen], options, student=None, generator=random, canvases=canvases
+        )
     return net
 
 
