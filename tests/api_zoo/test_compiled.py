@@ -1,5 +1,6 @@
 """The compiled networks against the plain ones."""
 
+import psutil
 import pytest
 import torch
 
@@ -51,9 +52,16 @@ def test_it_answers_as_the_plain_network(
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())  # the caller's is untouched
 
 
-def test_it_says_what_it_holds() -> None:
-    module = classifier("conv4", 32, (3, 32, 32))
-    assert Compiled(module).held_bytes > sum(tensor.nbytes for tensor in module.parameters())
+def test_it_holds_what_it_says() -> None:
+    """Weights of 20 MB, so that all else is small beside them."""
+    module = classifier("resnet10", 64, (3, 16, 16))
+    size = sum(tensor.nbytes for tensor in module.parameters())
+    told = Compiled(module).held_bytes
+    before = psutil.Process().memory_info().rss
+    kept = [Compiled(module) for _ in range(4)]
+    assert told > size
+    assert psutil.Process().memory_info().rss - before < 4 * told + 2 * size
+    assert kept
 
 
 def test_a_backbone_gives_its_features() -> None:
