@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from dfml.numerics.agreement import agreement, trust
 from dfml.numerics.distillation import (
     centre_by_group,
     cosines,
+    largest_by_group,
     log_probabilities,
     log_softmax_by_group,
     masked_mean,
@@ -140,9 +142,10 @@ def distil(
     """Learn all answers jointly: AdamW on a one-cycle schedule, answers reused under flips, shifts, stretches of their image.
 
     Metrics: `loss`, of which `answers` is the mean squared error of the standardised logits and `relation` the relational
-    term before its weight; `episodes`, where there are any (`dfml.episodes`): the share of their queries that was right. The
-    same seed, answers, device and number of threads give the same weights. With `more`, learning begins on a part of the
-    answers: the number of steps is that of the whole pool, and the weights depend on what came before which step.
+    term before its weight; `accuracy`, the share of answers whose largest class the student names; `episodes`, where there
+    are any (`dfml.episodes`): the share of their queries that was right. The same seed, answers, device and number of threads
+    give the same weights. With `more`, learning begins on a part of the answers: the number of steps is that of the whole
+    pool, and the weights depend on what came before which step.
 
     checkpoint: where the training's state is kept; one that is of the same training is gone on from, to the same weights as
     without the interruption. `more` must then tell of each step what it told before.
@@ -185,13 +188,20 @@ def distil(
             order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
         shown = warp(learned.images[chosen], flip=options.flip, shift=shift, scale=scale, generator=generator)
-        answer_loss, relation_loss = losses(backbone(shown), head, learned.targets, chosen, learned.ways)
+        features = backbone(shown)
+        outputs = predicted(features, head, learned.ways)
+        answer_loss, relation_loss = losses(features, outputs, learned.targets, chosen, learned.ways)
         loss = answer_loss + options.relation * relation_loss
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
-        metrics = {"loss": loss.item(), "answers": answer_loss.item(), "relation": relation_loss.item()}
+        metrics = {
+            "loss": loss.item(),
+            "answers": answer_loss.item(),
+            "relation": relation_loss.item(),
+            "accuracy": accuracy(outputs.detach(), learned.targets, chosen, learned.ways),
+        }
         last.append(metrics)
         training.keep(step + 1, order=order, last=list(last))
         if on_step is not None:
@@ -228,16 +238,20 @@ def _learned(answers: Answers, options: PqdOptions, device: torch.device) -> _Le
     return _Learned(images, _targets(answers, kept, options, device), answers.ways)
 
 
-def losses(
-    features: Tensor, head: nn.Linear, targets: "_Targets", chosen: Tensor, ways: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """The two terms of the loss on a batch: features (batch, d) of the pool's images `chosen` (batch,).
+def predicted(features: Tensor, head: nn.Linear, ways: Sequence[int]) -> Tensor:
+    """z_hat, the student's standardised logits (batch, ways of all APIs), centred over each API's classes."""
+    return F.linear(features, centre_by_group(head.weight, ways), centre_by_group(head.bias, ways))
 
-    answers:  mean over what was asked of (z_hat - z)^2, z_hat centred over each API's classes, APIs weighted by trust; of an
-              API that gives labels alone the cross-entropy of softmax(z_hat) instead
+
+def losses(
+    features: Tensor, outputs: Tensor, targets: "_Targets", chosen: Tensor, ways: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the loss on a batch: features (batch, d) of the pool's images `chosen` (batch,), `outputs` z_hat.
+
+    answers:  mean over what was asked of (z_hat - z)^2, APIs weighted by trust; of an API that gives labels alone the
+              cross-entropy of softmax(z_hat) instead
     relation: mean over i != j of (cos(f_i, f_j) - cos(P_i, P_j))^2 / Var, pairs weighted by how many answers they share
     """
-    outputs = F.linear(features, centre_by_group(head.weight, ways), centre_by_group(head.bias, ways))
     seen = None if targets.seen is None else targets.seen[chosen]
     weight = seen
     if targets.trust is not None:
@@ -249,6 +263,14 @@ def losses(
     answers = masked_mean(errors, weight)
     alike, shared = cosines(targets.profile[chosen], seen)
     return answers, relational(features, alike, None if seen is None else shared)
+
+
+def accuracy(outputs: Tensor, targets: "_Targets", chosen: Tensor, ways: Sequence[int]) -> float:
+    """Share of a batch's answers whose largest class is that of z_hat, in [0, 1]."""
+    same = largest_by_group(outputs, ways) == largest_by_group(targets.answers[chosen], ways)
+    firsts = list(accumulate([0, *ways[:-1]]))
+    seen = None if targets.seen is None else targets.seen[chosen][:, firsts]
+    return masked_mean(same.float(), seen).item()
 
 
 def default_steps(images: int) -> int:

@@ -61,6 +61,13 @@ def log_softmax_by_group(outputs: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.cat([part.log_softmax(-1) for part in torch.split(outputs, list(sizes), 1)], 1)
 
 
+def largest_by_group(outputs: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Place of the largest output within each group: (n, sum of sizes) -> int64 (n, groups)."""
+    if len(set(sizes)) == 1:
+        return outputs.reshape(len(outputs), len(sizes), sizes[0]).argmax(-1)
+    return torch.stack([part.argmax(-1) for part in torch.split(outputs, list(sizes), 1)], 1)
+
+
 def masked_mean(errors: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of the entries, each counted as much as its weight in [0, 1] says; `weight` None counts all of them fully."""
     if weight is None:

@@ -9,6 +9,7 @@ from dfml.numerics.distillation import (
     cosines,
     divergence,
     divergence_as_released,
+    largest_by_group,
     log_probabilities,
     log_softmax_by_group,
     masked_mean,
@@ -70,6 +71,14 @@ def test_centred_heads_have_centred_outputs(sizes: tuple[int, ...]) -> None:
     for part, plain in zip((x @ centred.T).split(sizes, 1), (x @ weights.T).split(sizes, 1), strict=True):
         assert torch.allclose(part, plain - plain.mean(1, keepdim=True), atol=1e-5)
     assert centre_by_group(weights[:, 0], sizes).shape == (9,)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 4)])
+def test_the_largest_of_a_group_counts_from_its_first(sizes: tuple[int, int]) -> None:
+    outputs = torch.randn(5, 6)
+    first, second = torch.split(outputs, list(sizes), 1)
+    found = largest_by_group(outputs, sizes)
+    assert found.tolist() == [[a.argmax().item(), b.argmax().item()] for a, b in zip(first, second, strict=True)]
 
 
 def test_a_masked_mean_against_a_loop() -> None:

@@ -60,9 +60,13 @@ def test_the_loss_on_a_batch_against_a_loop(teachers: list[ModuleTeacher], image
     features = torch.randn(5, 6)
     head = torch.nn.Linear(6, 10)
     targets = pqd._targets(answers, torch.ones(40, dtype=torch.bool), PqdOptions(), torch.device("cpu"))
-    got_answers, got_relation = pqd.losses(features, head, targets, chosen, answers.ways)
+    got_answers, got_relation = pqd.losses(
+        features, pqd.predicted(features, head, answers.ways), targets, chosen, answers.ways
+    )
 
-    squares, profile = [], [[None] * 3 for _ in range(5)]
+    got_accuracy = pqd.accuracy(pqd.predicted(features, head, answers.ways), targets, chosen, answers.ways)
+
+    squares, right, profile = [], [], [[None] * 3 for _ in range(5)]
     for api, ways in enumerate(answers.ways):
         start = sum(answers.ways[:api])
         asked = answers.asked[:, api]
@@ -74,8 +78,10 @@ def test_the_loss_on_a_batch_against_a_loop(teachers: list[ModuleTeacher], image
             if asked[image]:
                 out = head(features[row])[start : start + ways]
                 squares += (out - out.mean() - z[image]).square().tolist()
+                right.append(out.argmax().item() == p[image].argmax().item())
                 profile[row][api] = p[image] - p[asked].mean(0)  # type: ignore[call-overload]
     assert got_answers.item() == pytest.approx(np.mean(squares), rel=1e-4)
+    assert got_accuracy == pytest.approx(np.mean(right))
 
     centred = features - features.mean(0)
     wanted, got, weight = [], [], []
@@ -109,7 +115,7 @@ def test_an_api_of_labels_alone_is_learned_by_cross_entropy(
     chosen = torch.tensor([3, 0, 7, 21, 30])
     features, head = torch.randn(5, 6), torch.nn.Linear(6, 10)
     targets = pqd._targets(answers, torch.ones(40, dtype=torch.bool), PqdOptions(), torch.device("cpu"))
-    got, _ = pqd.losses(features, head, targets, chosen, answers.ways)
+    got, _ = pqd.losses(features, pqd.predicted(features, head, answers.ways), targets, chosen, answers.ways)
     errors, weights_of = [], []
     for api, ways in enumerate(answers.ways):
         start, asked = sum(answers.ways[:api]), answers.asked[:, api]
@@ -205,7 +211,7 @@ def test_progress_is_reported_and_can_stop(teachers: list[ModuleTeacher], tiny: 
     seen: list[tuple[int, int]] = []
 
     def stop_at_two(step: int, steps: int, metrics: dict[str, float]) -> None:
-        assert set(metrics) == {"loss", "answers", "relation"}
+        assert set(metrics) == {"loss", "answers", "relation", "accuracy"}
         seen.append((step, steps))
         if step == 2:
             raise KeyboardInterrupt

@@ -54,6 +54,7 @@ def test_a_whole_job_from_its_form_to_a_prediction(
     for told in ("The job succeeded", "Training the meta-model", "images answered and stored"):
         log.get_by_text(told).first.wait_for()
     page.locator("#loss .scatterlayer .trace").first.wait_for()
+    page.locator("#accuracy-curve .scatterlayer .trace").first.wait_for()
     assert page.locator("#accuracy-card").get_by_role("row").count() == 3  # a head, 1 shot, 5 shots
 
     page.get_by_role("link", name="Open the meta-model").click()
