@@ -59,4 +59,4 @@ def test_a_method_with_them_is_better_than_its_start(blobs: Dataset, blob_teache
     done = pqd.distil(answers, CONFIG, PqdOptions(steps=60, batch=32, episodes=20), seed=0)
     evaluation = Evaluation(dataset="blobs", ways=3, shots=[5], episodes=50)
     assert evaluate(done.backbone, blobs, evaluation).accuracy["5"] > 60
-    assert set(done.metrics) == {"loss", "answers", "relation", "episodes"}
+    assert "episodes" in done.metrics
