@@ -127,7 +127,9 @@ async def test_a_holder_that_is_seen_to_be_gone_is_replaced_before_its_lease_end
 
 
 @pytest.mark.parametrize(
-    "told", ["w", "", "host:1", f"{holder().rpartition(':')[0]}:x", f"host:another.machine:{2**22 + 1}", holder()]
+    "told",
+    ["w", "", "host:1", f"{holder().rpartition(':')[0]}:x", f"host:another.machine:{2**22 + 1}", holder()],
+    ids=["name", "nothing", "old", "no-number", "elsewhere", "alive"],  # the same in each process that runs tests
 )
 def test_nobody_is_gone_of_whom_that_is_not_known(told: str) -> None:
     assert not is_gone(told)
