@@ -16,7 +16,7 @@ from dfml.methods import free
 from dfml.nets.generator import Generator, build_generator
 from dfml.nets.learner import build_learner
 from dfml.numerics.inner_loop import functional
-from dfml.numerics.inversion import disagreement, invert_generator, roll
+from dfml.numerics.inversion import Recovered, disagreement, invert_generator, roll
 from dfml.numerics.meta_learners import functional_learner
 from dfml.replay import TaskMemory
 from dfml.teachers import ModuleTeacher
@@ -191,6 +191,24 @@ def test_better_than_its_own_start_on_a_toy(blobs: Dataset, blob_teachers: list[
     started = build_learner(config, (3, 16, 16), ways=3, generator=seeded(0)).backbone
     mine, before = evaluate(learned.backbone, blobs, evaluation), evaluate(started, blobs, evaluation)
     assert mine.accuracy["5"] > before.accuracy["5"] + mine.interval["5"] + before.interval["5"]
+
+
+def test_a_pass_on_the_way_is_the_end_of_a_shorter_inversion(make_teacher: MakeTeacher) -> None:
+    teacher, labels = make_teacher(0), torch.arange(3).repeat(2)
+    net = small_generator()
+
+    def invert(steps: int, kept: dict[int, Recovered]) -> Recovered:
+        found = invert_generator(
+            net, teacher, labels, steps=steps, generator=seeded(1), rate=0.05, on_pass=kept.__setitem__
+        )
+        return found.recovered
+
+    way: dict[int, Recovered] = {}
+    longer = invert(4, way)
+    assert sorted(way) == [1, 2, 3, 4]
+    assert torch.equal(way[4].images, longer.images)
+    assert torch.equal(way[2].images, invert(2, {}).images)
+    assert way[4].loss <= way[2].loss <= way[1].loss
 
 
 def test_a_canvas_makes_up_its_share_of_what_is_recovered(make_teacher: MakeTeacher) -> None:
