@@ -39,7 +39,9 @@ UNLABELLED = "pqd_unlabelled"
 """pqd that asks about real images of the teachers' data set, without their labels: what better query images could give."""
 WHITE_BOX = ("free", "purer")
 """Without a budget: they are run on the weights, and spend no queries."""
-BASELINES = ("best_single", "weight_average", "ota", "dro", "single_teacher")
+ONE_API = "single_teacher"
+"""Spends the whole budget on the first API."""
+BASELINES = ("best_single", "weight_average", "ota", "dro", ONE_API)
 BOUNDS = ("outputs_as_features", "real_data", UNLABELLED)
 """No rivals: the first asks every API about every image for ever, the others have seen real images."""
 Adaptation = Literal["logistic", "prototypes", "finetune"]
@@ -85,14 +87,14 @@ class Bench:
             return how.train(
                 self.teachers, self.config, options, queries=queries, seed=seed, device=self.device, **own
             ).backbone
-        return self._baselines(seed)[method]()
+        return self._baselines(queries, seed)[method]()
 
-    def _baselines(self, seed: int) -> dict[str, Callable[[], Any]]:
+    def _baselines(self, queries: int | None, seed: int) -> dict[str, Callable[[], Any]]:
         first = self.teachers[0]
         pool = query_set({"objects": 1.0}, seed=seed, size=first.input_shape[1:])
 
         def single() -> Backbone:
-            images = torch.from_numpy(pool.images(range(2048)))
+            images = torch.from_numpy(pool.images(range(queries or 0)))
             return baselines.single_teacher(first, self.config, images=images, seed=seed, device=self.device).backbone
 
         return {
@@ -100,7 +102,7 @@ class Bench:
             "weight_average": lambda: baselines.weight_average(self.teachers, self.config),
             "ota": lambda: baselines.ota(self.teachers, self.config),
             "dro": lambda: baselines.dro(self.teachers, self.config, seed=seed),
-            "single_teacher": single,
+            ONE_API: single,
             "outputs_as_features": lambda: baselines.OutputsAsFeatures(self.teachers),
             "real_data": lambda: baselines.real_data(
                 self.dataset.images("train"), self.config, seed=seed, device=self.device
@@ -207,7 +209,7 @@ def main(
         for method in methods.split(","):
             name = method if policy == "probabilities" else f"{method}, {policy}"
             row = rows.setdefault(name, {})
-            asks = method in (*METHODS, UNLABELLED) and method not in WHITE_BOX
+            asks = method in (*METHODS, UNLABELLED, ONE_API) and method not in WHITE_BOX
             for budget in map(int, budgets.split(",")) if asks else [None]:
                 runs = []
                 for seed in range(seeds if method in METHODS or asks else 1):
@@ -246,7 +248,7 @@ def _by_budget(row: tuple[str, Any]) -> int:
 def _budget_name(method: str, budget: int | None) -> str:
     if budget is not None:
         return str(budget)
-    return "bound" if method in BOUNDS else "white-box" if method != "single_teacher" else "one API"
+    return "bound" if method in BOUNDS else "white-box"
 
 
 def _summary(runs: list[Run]) -> dict[str, Any]:
