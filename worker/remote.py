@@ -47,7 +47,7 @@ CHUNK = 64  # images a request for an API that states no limit
 LARGEST_CHUNK = 512
 REPLAY_SECONDS = 23 * 3600  # a key replays for 24 hours; the rest is for clocks that disagree
 MOST_LOSSES = 3  # answers in a row that may be lost without replay
-TOLD_AFTER = 3  # attempts in a row that failed, some four seconds
+SILENT_AFTER = 3.0  # seconds in which a chunk was sent in vain and no other was answered
 LONGEST_HINT = 3600.0  # an API that asks for more patience than this is given up
 
 Step = Coroutine[Any, Any, None]
@@ -88,7 +88,7 @@ class RemoteTeacher:
     _losses: int = 0
     _lost_at: float = 0.0
     _silent: bool = False  # it does not answer, and that was told
-    _heard: bool = False  # an answer, by this worker
+    _heard: float = -math.inf  # when it answered this worker last
     _sameness: Sameness = field(default_factory=Sameness)
     giving_way: bool = False  # ask nothing more: set from outside
 
@@ -138,7 +138,7 @@ class RemoteTeacher:
 
     def _size(self) -> int:
         # a worker that takes over knows no burst yet: a large chunk would be refused, and lost if that is not heard
-        return min(self.largest, self._pacer.most_images or (self.largest if self._heard else IMAGES))
+        return min(self.largest, self._pacer.most_images or (self.largest if self._heard > -math.inf else IMAGES))
 
     def _room(self) -> int:
         """How many chunks may be under way: no more than may be lost, where an answer that was lost is lost for good."""
@@ -257,7 +257,7 @@ class RemoteTeacher:
                 return
             wait = min(LONGEST_PAUSE, 0.5 * 2.0**attempt) if wait is None else wait
             attempt += 1
-            if attempt >= TOLD_AFTER and not self._silent and not isinstance(refused, RateLimited):
+            if time.monotonic() - max(failing_since, self._heard) > SILENT_AFTER and not self._silent:
                 self._silent = True
                 await self.tell(f"the API does not answer; trying for {self.patience:.0f} s: {named(refused)}")
             if wait > LONGEST_HINT or time.monotonic() - failing_since > self.patience:
@@ -321,7 +321,7 @@ class RemoteTeacher:
         seconds = time.monotonic() - turn.at
         self._window.answered(chunk.images, seconds, paced=self._pacer.knows_a_rate, waited=turn.waited)
         self._pacer.learn(turn, answer.limits)
-        self._heard = True
+        self._heard = time.monotonic()
         if self._silent:
             self._silent = False
             await self.tell("the API answers again")
