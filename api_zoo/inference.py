@@ -180,9 +180,8 @@ def pixels(data: bytearray | memoryview, datatype: str, shape: tuple[int, ...], 
     if datatype == "UINT8":
         return np.frombuffer(data, np.uint8, count, start).reshape(shape)
     bits = np.frombuffer(data, np.uint32, count, start)
-    if (
-        np.maximum.reduce(bits) > ONE
-    ):  # else all are in [0, 1]: floats that are not negative are ordered as their bits are
+    # Floats that are not negative are ordered as their bits are: with none above those of 1 all are in [0, 1].
+    if np.maximum.reduce(bits) > ONE:
         numbers = bits.view(np.float32)
         low, high = numbers.min().item(), numbers.max().item()  # NaN wins over any number
         if not (low >= 0 and high <= 1):  # -0 is 0

@@ -12,7 +12,8 @@ from api_zoo import numerals
 from api_zoo.inference import OUTPUT, BadInput, Form, Layout, Model, Pixels, pixels
 from contracts import oip
 from contracts.problems import Fault, ProblemError
-from dfml.pictures import MOST_PIXELS, BadPicture, drawn, opened
+from dfml.picture_files import MOST_PIXELS, BadPicture, opened
+from dfml.pictures import drawn
 
 UNCHARGED = "nothing was charged"
 FORMS = 64

@@ -29,7 +29,8 @@ from benchmarks.chaos.service import Service
 from benchmarks.chaos.strikes import KINDS, Chaos
 from client import Metazoo
 from client.errors import MetazooError
-from contracts.jobs import Event, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import JobStatus
 from meta_server.store import keys
 
 AT_ONCE = 4  # jobs

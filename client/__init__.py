@@ -23,7 +23,8 @@ from client.model import Answer, AsyncModel, Model, ModelInfo
 from client.zoo import ZooModel
 from contracts.adaptation import AdaptedModel, AdaptedModelPage, Prediction, PredictResponse
 from contracts.image_sets import ImageSet, ImageSetPage
-from contracts.jobs import Event, JobRequest, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import JobRequest, JobStatus
 from contracts.meta_models import MetaModel, MetaModelPage
 
 __all__ = [

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from client import _job_requests, _retry
 from client._flow import Flow, Pause, Request, call
 from client.errors import InvalidAnswer, JobFailed, MetazooError, TimedOut
-from contracts.jobs import ENDED, MOVES, Event, Job, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import ENDED, MOVES, Job, JobStatus
 
 RECONNECTS = 10  # fruitless attempts after which following gives up: about a minute
 LONGEST_POLL = 3.0  # seconds between two looks at a job that is waited for

@@ -16,7 +16,8 @@ from client._following import Follower, wait
 from client.errors import MetazooError
 from contracts import jobs
 from contracts._base import Record
-from contracts.jobs import AnswerPage, BudgetRaise, Event, EventPage, MetricPage, MetricPoint, PaidAnswer
+from contracts.job_records import AnswerPage, Event, EventPage, MetricPage, MetricPoint, PaidAnswer
+from contracts.jobs import BudgetRaise
 
 
 class JobChanges(TypedDict, total=False):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from contracts._base import Input, Place, refuse
+from contracts.gradients import GradientOptions
 
 Source = Literal["leaves", "objects", "spectra", "mixes"]
 """Kinds of procedural images; `dfml.procedural` makes them."""
@@ -101,40 +102,6 @@ _Learner = Annotated[
         "ridge regression as head). The papers' is maml; the others cost a third of its time or less."
     ),
 ]
-
-
-class GradientOptions(Input):
-    """Where a white-box method takes the gradients of a teacher from: its published weights, or its answers.
-
-    An image's gradient costs `directions` queries by `zeroth-order` (twice as many `antithetic`), one more by `guided`, none by
-    `surrogate`; and each forward pass one. Every equation is in `docs/methods/gradients.md`.
-    """
-
-    source: Literal["weights", "zeroth-order", "surrogate", "guided"] = Field(
-        "weights",
-        description="`weights`: exact, for APIs that publish them, no queries. The others need answers alone: differences "
-        "along random directions, a local network taught by all answers so far, or both.",
-    )
-    directions: int = Field(9, ge=1, le=10_000, description="Directions of an estimate.")
-    antithetic: bool = Field(False, description="Two queries a direction, both ways; zeroth-order alone.")
-    orthogonal: bool = Field(
-        False, description="Directions of an image at right angles to each other; those of guided always are."
-    )
-    frequencies: int | None = Field(
-        8,
-        ge=1,
-        le=1024,
-        description="Directions made of this many lowest frequencies down and across. Null: of pixels.",
-    )
-    step: float | None = Field(
-        None, gt=0, le=100, description="Length of a step. Default: from the precision of the API's answers."
-    )
-
-    @model_validator(mode="after")
-    def _antithetic_alone(self) -> "GradientOptions":
-        if self.antithetic and self.source == "guided":
-            refuse("GradientOptions", [(("antithetic",), "guided differences go forward: turn it off")])
-        return self
 
 
 class FreeOptions(Input):

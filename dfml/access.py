@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from contracts.methods import GradientOptions
+from contracts.gradients import GradientOptions
 from dfml.numerics.distillation import rounding_unit
 from dfml.numerics.gradient_sources import FLOOR, Asked, Guided, Source, Surrogate, ZerothOrder
 from dfml.numerics.zeroth_order import Estimator, step_size

@@ -1,12 +1,10 @@
-"""Image files that anyone may have sent, as tensors: their size is known, and refused, before pixels are unpacked."""
+"""Image files that anyone may have sent, as tensors; how they are opened and refused is in `picture_files`."""
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dfml.picture_files import FORMATS, MOST_PIXELS, BadPicture, opened, pixels
-
-__all__ = ["FORMATS", "MOST_PIXELS", "BadPicture", "drawn", "opened"]
+from dfml.picture_files import pixels
 
 
 def drawn(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:

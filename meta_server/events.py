@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from contracts.jobs import Event
+from contracts.job_records import Event
 from contracts.problems import ProblemError
 from meta_server.hub import Hub
 from metering.scripts import StoreUnavailable

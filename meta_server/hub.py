@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from contracts.jobs import ENDED, Event, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import ENDED, JobStatus
 from meta_server.store import events, keys
 from meta_server.store.jobs import JobStore
 from metering.scripts import StoreUnavailable, store_errors

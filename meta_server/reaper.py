@@ -61,9 +61,7 @@ class Reaper:
         self._holder = uuid.uuid4().hex
         self._own = Leases(Scripts(redis), seconds=SECONDS, attempts=UNLIMITED)
         self._left: deque[str] = deque()  # of the round: jobs to be looked at
-        self._ends: dict[
-            str, float
-        ] = {}  # job -> the second at which a lease of it ends, or patience with a message does
+        self._ends: dict[str, float] = {}  # job -> when a lease of it ends, or patience with a message, in seconds
         self._holders: dict[str, set[str]] = {}  # job -> who holds a lease of it
         self._began = -math.inf  # the round, by `time.monotonic`
 
@@ -176,10 +174,8 @@ class Reaper:
     async def _bury(self, job_id: str, role: str, fence: int) -> None:
         """Say to people why nothing moved, and end the lease: under that lease, so only while no other was taken."""
         if role == LEARN:
-            about, told = (
-                {},
-                "the worker that learned is not heard of any more: another goes on from what was kept last",
-            )
+            about = {}
+            told = "the worker that learned is not heard of any more: another goes on from what was kept last"
         else:
             about = {"api": role.removeprefix(acquire_role(""))}
             told = "the worker that asked it is not heard of any more: another goes on, and asks nothing anew that was answered"

@@ -29,9 +29,7 @@ def kept_ports(path: Path, names: Sequence[str], *, patience: float = STILL_TAKE
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: connections that ended do not matter
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what ended does not matter
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -9,7 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from contracts.jobs import ApiProgress, Event, Job, JobStatus, Phase
+from contracts.job_records import Event
+from contracts.jobs import ApiProgress, Job, JobStatus, Phase
 
 if TYPE_CHECKING:
     from client import Job as Handle

@@ -12,7 +12,8 @@ import httpx
 import structlog
 from standardwebhooks.webhooks import Webhook as Signer
 
-from contracts.jobs import Event, Job
+from contracts.job_records import Event
+from contracts.jobs import Job
 from contracts.webhooks import Webhook
 from meta_server.store import keys
 from meta_server.store.jobs import WEBHOOK

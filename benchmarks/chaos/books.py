@@ -20,7 +20,8 @@ from safetensors.numpy import load as from_safetensors
 
 from benchmarks.chaos.service import Service
 from client import Metazoo
-from contracts.jobs import MOVES, Event, Job, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import MOVES, Job, JobStatus
 from dfml import io
 from meta_server.store import keys
 from meta_server.store.artifacts import Artifacts

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dfml.datasets.missing import DatasetMissing
 from dfml.datasets.sources import SOURCES, SPLITS, check_split
-from dfml.pictures import drawn, opened
+from dfml.picture_files import opened
+from dfml.pictures import drawn
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LARGEST_FILE = 50 * 2**20  # bytes of one image file, unpacked

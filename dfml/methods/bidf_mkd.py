@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts.gradients import GradientOptions
 from contracts.meta_models import BackboneConfig
-from contracts.methods import BidfMkdOptions, GradientOptions
+from contracts.methods import BidfMkdOptions
 from dfml.access import BlackBoxes, common_shape, source_of
 from dfml.checkpoint import Checkpoint
 from dfml.nets import Backbone

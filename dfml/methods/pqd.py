@@ -171,17 +171,24 @@ def distil(
     told = [config.model_dump(), options.model_dump(), seed]
     training = Training(checkpoint, told, (answers.images, answers.asked, *answers.probabilities))
     tuning = torch.optim.Adam(backbone.parameters(), lr=episodes.RATE)
-    for step in range(min(training.done, steps)):  # as before the interruption: what it had taken in by then
-        if more is not None and (grown := more(step, steps)) is not None:
-            answers, learned = grown, _learned(grown, options, device)
-            widen(head, sum(grown.ways), optimiser, generator)
+
+    def arrived(step: int) -> bool:
+        """Take in what has come before this step; whether anything had."""
+        nonlocal answers, learned
+        grown = None if more is None else more(step, steps)
+        if grown is None:
+            return False
+        answers, learned = grown, _learned(grown, options, device)
+        widen(head, sum(grown.ways), optimiser, generator)
+        return True
+
+    for step in range(min(training.done, steps)):  # as before the interruption
+        arrived(step)
     training.resume(generator, backbone=backbone, head=head, optimiser=optimiser, schedule=schedule, tuning=tuning)
     order = training.values.get("order", torch.empty(0, dtype=torch.int64))
     last = deque(training.values.get("last", ()), max(1, steps // 10))
     for step in range(training.done, steps):
-        if more is not None and (grown := more(step, steps)) is not None:
-            answers, learned = grown, _learned(grown, options, device)
-            widen(head, sum(grown.ways), optimiser, generator)
+        if arrived(step):
             order = torch.empty(0, dtype=torch.int64)
         batch = min(options.batch, len(learned.images))
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from contracts.jobs import AnswerPage, BudgetState, MetricPage
+from contracts.job_records import AnswerPage, MetricPage
+from contracts.jobs import BudgetState
 from meta_server import files, images
 from meta_server.routes.access import ServicesDep
 from meta_server.routes.description import After, Responses, problems

@@ -7,7 +7,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from contracts.estimates import Estimate, EstimateRequest
-from contracts.jobs import ENDED, EventPage, Job, JobChange, JobPage, JobRequest, JobStatus
+from contracts.job_records import EventPage
+from contracts.jobs import ENDED, Job, JobChange, JobPage, JobRequest, JobStatus
 from contracts.problems import Fault, Problem, ProblemError
 from meta_server import events
 from meta_server.estimates import estimate

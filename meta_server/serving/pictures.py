@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from contracts.problems import Fault, ProblemError
-from dfml.pictures import drawn, opened
+from dfml.picture_files import opened
+from dfml.pictures import drawn
 
 
 def decoded(shape: tuple[int, int, int], **sent: Sequence[str]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from contracts.jobs import AnswerPage, PaidAnswer
+from contracts.job_records import AnswerPage, PaidAnswer
 from contracts.problems import Fault, ProblemError
 from metering.ledger import Ledger, Outcome, Settled
 

@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from contracts.jobs import Event, EventPage, JobStatus, MetricPage, MetricPoint
+from contracts.job_records import Event, EventPage, MetricPage, MetricPoint
+from contracts.jobs import JobStatus
 from contracts.problems import Fault, ProblemError
 from meta_server.store import keys
 from metering.scripts import Scripts, store_errors

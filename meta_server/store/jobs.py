@@ -33,7 +33,7 @@ from meta_server.store.stored_request import (
     webhook_secret,
 )
 from meta_server.store.work import Work
-from metering.leases import Lease, Leases
+from metering.leases import UNLIMITED, Lease, Leases
 from metering.ledger import budget_state
 from metering.records import IdempotencyMark, KeyReused, MoveRefused, Records, StillAtWork, TooManyOpen
 from metering.scripts import Scripts, store_errors
@@ -41,7 +41,6 @@ from metering.scripts import Scripts, store_errors
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 
 WEBHOOK = "webhook"  # under which its secret is sealed, beside the APIs' keys
-UNLIMITED = 2**53  # attempts: a service may restart as often as it likes
 
 
 class JobStore(JobReader):

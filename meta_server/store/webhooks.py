@@ -9,7 +9,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contracts.jobs import ENDED, Event, JobStatus
+from contracts.job_records import Event
+from contracts.jobs import ENDED, JobStatus
 from meta_server.store import events, keys
 from metering.scripts import store_errors
 

@@ -12,7 +12,7 @@ from api_zoo.inference import Model
 from contracts.adapters import ClassifyOptions
 from contracts.oip import Tensor
 from contracts.problems import URN
-from dfml.pictures import MOST_PIXELS
+from dfml.picture_files import MOST_PIXELS
 from worker.adapters.classify import ClassifyModel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contracts.methods import GradientOptions
+from contracts.gradients import GradientOptions
 from dfml.access import PROBE, Differentiable, WeightsNeeded, gradient_cost, pass_cost, probe_cost
 from dfml.datasets import Dataset
 from dfml.numerics.gradient_sources import Asked, Guided, Surrogate, ZerothOrder, guided_cosine

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from contracts.gradients import GradientOptions
 from contracts.meta_models import BackboneConfig, Evaluation
-from contracts.methods import GradientOptions, PurerOptions
+from contracts.methods import PurerOptions
 from dfml import curriculum
 from dfml.access import PROBE
 from dfml.datasets import Dataset

@@ -8,15 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from contracts.gradients import GradientOptions
 from contracts.meta_models import BackboneConfig
-from contracts.methods import (
-    BidfMkdOptions,
-    DistillAverageOptions,
-    FreeOptions,
-    GradientOptions,
-    PqdOptions,
-    PurerOptions,
-)
+from contracts.methods import BidfMkdOptions, DistillAverageOptions, FreeOptions, PqdOptions, PurerOptions
 from dfml.checkpoint import CheckpointFile
 from dfml.memory import Answers
 from dfml.methods import METHODS, bidf_mkd, distill, free, pqd, purer

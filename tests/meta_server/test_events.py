@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.jobs import Event, Phase
+from contracts.job_records import Event
+from contracts.jobs import Phase
 from meta_server.events import stream
 from meta_server.services import Services
 from metering.scripts import StoreUnavailable

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from rich.console import Console
 
-from contracts.jobs import Event, Job
+from contracts.job_records import Event
+from contracts.jobs import Job
 from contracts.meta_models import Score
 from contracts.problems import MEDIA_TYPE, Fault, ProblemError
 from metazoo import watch
