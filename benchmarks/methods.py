@@ -177,6 +177,9 @@ def main(
         int, typer.Option(min=1, help="Episodes that finetune is tried on: it is slow.")
     ] = 60,
     teachers_used: Annotated[int | None, typer.Option(min=1, help="The first so many teachers alone.")] = None,
+    student: Annotated[
+        str, typer.Option(help="Network of the meta-model; rows of another than conv4 bear its name.")
+    ] = "conv4",
     keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
@@ -194,7 +197,7 @@ def main(
         stated=[entry.held_out_accuracy or 0.0 for entry in entries],
         dataset=open_dataset(dataset, Path(data) if data else None),
         evaluation=Evaluation(dataset=dataset, split=split),
-        config=BackboneConfig(),
+        config=BackboneConfig.model_validate({"backbone": student}),
         device=device,
         options=json.loads(options),
         adaptations=tuple(name for name in ADAPTATIONS if name in asked),
@@ -207,7 +210,8 @@ def main(
     for policy in answers.split(","):
         told_of = replace(bench, teachers=degraded(bench.teachers, policy))
         for method in methods.split(","):
-            name = method if policy == "probabilities" else f"{method}, {policy}"
+            unusual = [said for said, usual in ((policy, "probabilities"), (student, "conv4")) if said != usual]
+            name = ", ".join((method, *unusual))
             row = rows.setdefault(name, {})
             asks = method in (*METHODS, UNLABELLED, ONE_API) and method not in WHITE_BOX
             for budget in map(int, budgets.split(",")) if asks else [None]:
