@@ -20,7 +20,14 @@ class ProceduralQueries(Input):
     apis_per_image: int | None = Field(
         None,
         ge=1,
-        description="How many APIs, drawn at random, see each image. Default: all of them, or 8 under a tight budget.",
+        description="Ask all APIs alike: how many of them, drawn at random, see each image. Default: few APIs are asked where "
+        "the budget is small, all of them about the same images; see images_per_api.",
+    )
+    images_per_api: int | None = Field(
+        None,
+        ge=1,
+        description="Images of each of the first four APIs, drawn at random, before a further one is asked; once all have so "
+        "many, all get more. Default: 320. Does nothing beside apis_per_image.",
     )
     mixture: dict[Source, Annotated[float, Field(ge=0, le=1000)]] = Field(
         {"leaves": 1.0, "objects": 1.0, "spectra": 1.0, "mixes": 1.0},

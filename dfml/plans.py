@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.methods import ProceduralQueries
 
-TIGHT = 256
-"""Fewer images an API than this is a tight budget."""
-APIS_UNDER_A_TIGHT_BUDGET = 8
+Options = TypeVar("Options", bound=ProceduralQueries)
+FEW = 4
+"""APIs that are asked at least, where there are so many."""
+ENOUGH = 320
+"""Images that each of these is asked about before a further API is asked: measured around it, see pqd's page."""
 
 
 @dataclass(frozen=True)
@@ -29,35 +32,64 @@ class Plan:
 def plan(options: ProceduralQueries, *, queries: int, queries_per_api: int | None, apis: int, seed: int) -> Plan:
     """A plan that never asks more than `queries` images in all, nor `queries_per_api` of any one API.
 
-    Every image goes to the same number of APIs, drawn at random; every API gets the same number of images, give or take
-    one. `options.images` and `options.apis_per_image` are obeyed as far as the budget allows.
+    With few queries few APIs are asked, drawn at random, all of them about the same images: `FEW` at first, a further one once
+    those before it have `options.images_per_api`. When all have, all get more. So a larger budget asks what a smaller one
+    does, and more.
+
+    `options.apis_per_image` asks all APIs alike instead: each image goes to so many, drawn at random, and every API gets the
+    same number of images, give or take one. So does `options.images` alone. Both are obeyed as far as the budget allows.
 
     Raises ValueError where the budget does not give one image to each API.
     """
     if apis < 1 or queries < apis or (queries_per_api is not None and queries_per_api < 1):
         raise ValueError(f"{queries} images are less than one for each of {apis} APIs: raise the budget")
-    if queries_per_api is not None:
-        queries = min(queries, queries_per_api * apis)
-    each = _apis_per_image(options, queries, apis)
-    images = queries // each
-    if options.images is not None:
-        images = min(images, options.images)
-    if queries_per_api is not None:
-        images = min(images, queries_per_api * apis // each)
-    asked = _assign(images, each, apis, np.random.RandomState(seed))
-    return Plan(images, tuple(np.flatnonzero(asked[:, api]) for api in range(apis)))
+    rng = np.random.RandomState(seed)
+    most = queries if queries_per_api is None else queries_per_api
+    if asks_in_turn(options):
+        counts = _in_turn(options, queries, min(most, options.images or most), apis)
+        asked = np.zeros(apis, np.int64)
+        asked[rng.permutation(apis)] = counts
+        return Plan(int(counts[0]), tuple(np.arange(count) for count in asked))
+    queries = min(queries, most * apis)
+    each = min(options.apis_per_image or max(1, queries // (options.images or queries)), apis, queries)
+    images = min(queries // each, options.images or queries, most * apis // each)
+    shown = _assign(images, each, apis, rng)
+    return Plan(images, tuple(np.flatnonzero(shown[:, api]) for api in range(apis)))
 
 
-def _apis_per_image(options: ProceduralQueries, queries: int, apis: int) -> int:
-    if options.apis_per_image is not None:
-        wanted = options.apis_per_image
-    elif options.images is not None:
-        wanted = max(1, queries // options.images)
+def asks_in_turn(options: ProceduralQueries) -> bool:
+    """Whether one API is asked after another, not all alike."""
+    return options.apis_per_image is None and (options.images is None or options.images_per_api is not None)
+
+
+def enough(options: ProceduralQueries, *, queries_per_api: int | None) -> int:
+    """Images of an API before a further one is asked."""
+    wanted = options.images_per_api or ENOUGH
+    return min(wanted, options.images or wanted, queries_per_api or wanted)
+
+
+def fitted(options: Options, images: int, *, queries_per_api: int | None) -> Options:
+    """The options for a pool of no more than `images`: where the budget allows more, more APIs are asked about them."""
+    most = min(images, options.images or images)
+    if not asks_in_turn(options):
+        return options.model_copy(update={"images": most})
+    first = min(images, enough(options, queries_per_api=queries_per_api))
+    return options.model_copy(update={"images": most, "images_per_api": first})
+
+
+def _in_turn(options: ProceduralQueries, queries: int, most: int, apis: int) -> NDArray[np.int64]:
+    """Images of each API, in the order in which they are asked: (apis,), descending."""
+    few, first = min(FEW, apis), enough(options, queries_per_api=most)
+    counts = np.zeros(apis, np.int64)
+    if queries < few * first:
+        counts[:few] = queries // few
+    elif queries < apis * first:
+        whole, left = divmod(queries, first)
+        counts[:whole] = first
+        counts[whole] = left
     else:
-        few = APIS_UNDER_A_TIGHT_BUDGET
-        reaches_all = queries // few * few >= apis
-        wanted = few if queries < TIGHT * apis and reaches_all else apis
-    return min(wanted, apis, queries)
+        counts[:] = min(queries // apis, most)
+    return counts
 
 
 def _assign(images: int, each: int, apis: int, rng: np.random.RandomState) -> NDArray[np.bool_]:

@@ -27,14 +27,16 @@ def plan_of(request: JobRequest) -> Plan:
     method, budget, apis = request.method, request.budget, len(request.apis)
     if not isinstance(method, ProceduralQueries):
         return Plan(0, tuple(np.empty(0, np.int64) for _ in request.apis))
-    return _plan(method.images, method.apis_per_image, budget.queries, budget.queries_per_api, apis, request.seed)
+    shape = (method.images, method.apis_per_image, method.images_per_api)
+    return _plan(shape, budget.queries, budget.queries_per_api, apis, request.seed)
 
 
 @lru_cache(JOBS)
 def _plan(
-    images: int | None, apis_per_image: int | None, queries: int, queries_per_api: int | None, apis: int, seed: int
+    shape: tuple[int | None, int | None, int | None], queries: int, queries_per_api: int | None, apis: int, seed: int
 ) -> Plan:
-    options = ProceduralQueries(images=images, apis_per_image=apis_per_image)
+    images, apis_per_image, images_per_api = shape
+    options = ProceduralQueries(images=images, apis_per_image=apis_per_image, images_per_api=images_per_api)
     return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
 
 

@@ -39,7 +39,7 @@ from dfml.numerics.distillation import (
     standardised,
 )
 from dfml.numerics.inner_loop import set_running_statistics
-from dfml.plans import Plan, plan
+from dfml.plans import Plan, fitted, plan
 from dfml.procedural import query_set
 from dfml.spill import chosen as chosen_images
 from dfml.teachers import Teacher, check_images
@@ -110,7 +110,7 @@ def train(
         if unlabelled.dtype != torch.uint8:
             raise ValueError(f"unlabelled images are {unlabelled.dtype}: give uint8, which is what is asked about")
         if planned.images > len(unlabelled):
-            planned = within(options.model_copy(update={"images": len(unlabelled)}))
+            planned = within(fitted(options, len(unlabelled), queries_per_api=queries_per_api))
         images = unlabelled[torch.from_numpy(unlabelled_order(len(unlabelled), seed=seed)[: planned.images])]
     return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)
 

@@ -66,7 +66,7 @@ class StoredJob:
         """Roles whose work is not finished, at `now` in seconds since the epoch (default: now).
 
         The learner begins once every API is done or dropped; in a job that takes long, once `min_apis` APIs have given half of
-        what is planned.
+        what is planned for them; one that nothing is planned for does not count.
         """
         if self.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
             return []
@@ -78,9 +78,9 @@ class StoredJob:
         if self.request.method.name not in LEARN_AS_ANSWERS_COME or self.started is None or LATE in self.checkpoints:
             return False
         halves = sum(
-            progress.state == "done" or 0 < progress.planned <= 2 * self.answered.get(api, 0)
+            progress.state == "done" or progress.planned <= 2 * self.answered.get(api, 0)
             for api, progress in self.apis.items()
-            if progress.state != "dropped"
+            if progress.state != "dropped" and progress.planned
         )
         return now - self.started >= EARLY_AFTER and halves >= self.request.least_apis
 

@@ -1,23 +1,37 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from contracts.methods import PqdOptions
-from dfml.plans import APIS_UNDER_A_TIGHT_BUDGET, TIGHT, plan
+from dfml.plans import ENOUGH, FEW, Plan, fitted, plan
 
 whole = st.integers
 
 
-@given(
-    queries=whole(1, 3000),
-    queries_per_api=st.none() | whole(1, 300),
-    apis=whole(1, 60),
-    images=st.none() | whole(16, 400),
-    apis_per_image=st.none() | whole(1, 80),
-    seed=whole(0, 2**31 - 1),
-)
-def test_never_above_the_budget_and_balanced(
+LIMITS = {
+    "queries": whole(1, 3000),
+    "queries_per_api": st.none() | whole(1, 300),
+    "apis": whole(1, 60),
+    "images": st.none() | whole(16, 400),
+    "seed": whole(0, 2**31 - 1),
+}
+
+
+def check(made: Plan, *, queries: int, queries_per_api: int | None, images: int | None) -> list[int]:
+    """Within every limit, no image twice of an API; the number of images of each."""
+    sizes = [len(indices) for indices in made.assigned]
+    assert made.queries == sum(sizes) <= queries
+    assert max(sizes) <= (queries_per_api or queries)
+    assert 1 <= made.images <= (images or queries)
+    for indices in made.assigned:
+        assert np.array_equal(indices, np.unique(indices))  # ascending
+        assert not len(indices) or (indices[0] >= 0 and indices[-1] < made.images)
+    return sizes
+
+
+@given(**LIMITS, apis_per_image=st.none() | whole(1, 80))
+def test_all_alike(
     queries: int,
     queries_per_api: int | None,
     apis: int,
@@ -25,36 +39,68 @@ def test_never_above_the_budget_and_balanced(
     apis_per_image: int | None,
     seed: int,
 ) -> None:
+    """Never above the budget, and balanced over APIs and images."""
+    assume(apis_per_image or images)
     options = PqdOptions(images=images, apis_per_image=apis_per_image)
     if queries < apis:
         with pytest.raises(ValueError, match="raise the budget"):
             plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
         return
     made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
-    sizes = [len(indices) for indices in made.assigned]
-    assert made.queries == sum(sizes) <= queries
-    assert max(sizes) <= (queries_per_api or queries)
+    sizes = check(made, queries=queries, queries_per_api=queries_per_api, images=images)
     assert max(sizes) - min(sizes) <= 1
-    assert 1 <= made.images <= (images or queries)
-    for indices in made.assigned:
-        assert np.array_equal(indices, np.unique(indices))  # ascending, none twice
-        assert not len(indices) or (indices[0] >= 0 and indices[-1] < made.images)
     asked = np.zeros(made.images, np.int64)
     for indices in made.assigned:
         asked[indices] += 1
     assert asked.min() == asked.max() >= 1  # every image is asked about, equally often
 
 
-def test_a_generous_budget_asks_every_api_about_every_image() -> None:
-    made = plan(PqdOptions(), queries=TIGHT * 40, queries_per_api=None, apis=40, seed=0)
-    assert made.images == TIGHT
-    assert all(len(indices) == TIGHT for indices in made.assigned)
+@given(**LIMITS, first=whole(1, 400))
+def test_one_api_after_another(
+    queries: int, queries_per_api: int | None, apis: int, images: int | None, first: int, seed: int
+) -> None:
+    """Never above the budget; all APIs but the last one asked see the same images, and little is left of the budget."""
+    assume(queries >= apis)
+    options = PqdOptions(images=images, images_per_api=first)
+    made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+    sizes = sorted(check(made, queries=queries, queries_per_api=queries_per_api, images=images), reverse=True)
+    asked = [size for size in sizes if size]
+    assert len(asked) >= min(FEW, apis)
+    assert len(set(asked[:-1])) <= 1
+    most = min(images or queries, queries_per_api or queries)
+    assert queries - made.queries < apis or made.queries == apis * most
 
 
-def test_a_tight_budget_shows_more_images_to_fewer_apis() -> None:
-    queries = TIGHT * 40 - 40
+@pytest.mark.parametrize(
+    ("queries", "asked"),
+    [
+        (40, [10] * FEW),
+        (FEW * ENOUGH, [ENOUGH] * FEW),
+        (FEW * ENOUGH + 100, [ENOUGH] * FEW + [100]),
+        (40 * ENOUGH, [ENOUGH] * 40),
+        (40 * ENOUGH + 80, [ENOUGH + 2] * 40),
+    ],
+)
+def test_few_apis_are_asked_with_few_queries(queries: int, asked: list[int]) -> None:
     made = plan(PqdOptions(), queries=queries, queries_per_api=None, apis=40, seed=0)
-    assert made.images == queries // APIS_UNDER_A_TIGHT_BUDGET
+    sizes = sorted((len(indices) for indices in made.assigned), reverse=True)
+    assert sizes == asked + [0] * (40 - len(asked))
+
+
+def test_another_seed_asks_other_apis() -> None:
+    def asked(seed: int) -> set[int]:
+        made = plan(PqdOptions(), queries=100, queries_per_api=None, apis=40, seed=seed)
+        return {api for api, indices in enumerate(made.assigned) if len(indices)}
+
+    assert len({frozenset(asked(seed)) for seed in range(5)}) == 5
+
+
+def test_where_there_are_few_images_more_apis_are_asked_about_them() -> None:
+    options = fitted(PqdOptions(), 50, queries_per_api=None)
+    made = plan(options, queries=500, queries_per_api=None, apis=40, seed=0)
+    assert sorted(len(indices) for indices in made.assigned)[-10:] == [50] * 10
+    alike = fitted(PqdOptions(apis_per_image=2), 50, queries_per_api=None)
+    assert plan(alike, queries=500, queries_per_api=None, apis=40, seed=0).images == 50
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:

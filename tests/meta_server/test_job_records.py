@@ -117,22 +117,24 @@ def test_what_is_no_range_is_ignored(said: str | None) -> None:
     st.integers(0, 3000),
     st.none() | st.integers(1, 8),
     st.none() | st.just(64),
+    st.none() | st.integers(1, 300),
 )
 @settings(deadline=None)
 def test_a_raised_budget_goes_on_where_the_smaller_stood(
-    apis: int, queries: int, more: int, each: int | None, pool: int | None
+    apis: int, queries: int, more: int, each: int | None, pool: int | None, most: int | None
 ) -> None:
     listed = [{"url": f"http://a.test/{at}"} for at in range(apis)]
     method = {"apis_per_image": each, "images": pool}
-    body = {"apis": listed, "budget": {"queries": apis + queries}, "method": method}
+    budget = {"queries": apis + queries, "queries_per_api": most}
+    body = {"apis": listed, "budget": budget, "method": method}
     request = pinned(JobRequest.model_validate(body))
 
-    def assigned(queries: int) -> Any:
-        return plan(request.method, queries=queries, queries_per_api=None, apis=apis, seed=0).assigned
+    def assigned(queries: int, most: int | None) -> Any:
+        return plan(request.method, queries=queries, queries_per_api=most, apis=apis, seed=0).assigned
 
-    small, large = assigned(apis + queries), assigned(apis + queries + more)
+    small, large = assigned(apis + queries, most), assigned(apis + queries + more, most and most + more)
     assert [list(one) for one in small] == [list(two[: len(one)]) for one, two in zip(small, large, strict=True)]
     first = plan(
-        JobRequest.model_validate(body).method, queries=apis + queries, queries_per_api=None, apis=apis, seed=0
+        JobRequest.model_validate(body).method, queries=apis + queries, queries_per_api=most, apis=apis, seed=0
     )
     assert [list(one) for one in small] == [list(two) for two in first.assigned]
