@@ -326,7 +326,11 @@ def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.
         labels.append(probabilities * probabilities.shape[1] if alone else torch.full_like(probabilities, torch.nan))
     mask = torch.cat(seen, 1)
     everyone = bool((mask == 1).all())
-    weights = trust(*agreement(profiles, answers.asked[kept]))
+    answering = answers.asked[kept].any(0)  # an API that was asked nothing is no measure of what is usual
+    weights = torch.ones(len(answering))
+    weights[answering] = trust(
+        *agreement([profiles[api] for api in answering.nonzero()[:, 0].tolist()], answers.asked[kept][:, answering])
+    )
     by_entry = weights.repeat_interleave(torch.tensor(answers.ways))
     return _Targets(
         torch.cat(logits, 1).to(device),

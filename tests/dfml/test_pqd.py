@@ -302,3 +302,23 @@ def test_better_than_random_on_a_toy(tiny: BackboneConfig) -> None:
     mine = evaluate(result.backbone, dataset, evaluation)
     untrained = evaluate_random(tiny, (3, 32, 32), dataset, evaluation, seeds=(0,))
     assert mine.accuracy["5"] > untrained.accuracy["5"] + mine.interval["5"] + untrained.interval["5"]
+
+
+def test_apis_that_were_asked_nothing_do_not_blur_who_is_trusted() -> None:
+    random = torch.Generator().manual_seed(0)
+    seen = torch.randn(200, 8, generator=random)  # what honest APIs see in an image
+    honest = [(3 * seen @ torch.randn(8, 5, generator=random)).softmax(1) for _ in range(5)]
+    useless = torch.randn(200, 5, generator=random).softmax(1)
+    images = torch.zeros(200, 3, 8, 8, dtype=torch.uint8)
+
+    def trusted(apis: list[Tensor], idle: int) -> Tensor:
+        asked = torch.zeros(200, len(apis) + idle, dtype=torch.bool)
+        asked[:, : len(apis)] = True
+        answers = Answers(images, [*apis, *(torch.zeros(200, 5) for _ in range(idle))], asked)
+        found = pqd._targets(answers, torch.ones(200, dtype=torch.bool), PqdOptions(), torch.device("cpu")).trust
+        assert found is not None
+        return found[: 5 * len(apis)]
+
+    alone = trusted([*honest, useless], 0)
+    assert alone[-1] < 0.5 < alone[0]
+    assert torch.equal(trusted([*honest, useless], 30), alone)
