@@ -195,7 +195,9 @@ def distil(
             order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
         shown = warp(learned.images[chosen], flip=options.flip, shift=shift, scale=scale, generator=generator)
-        features = backbone(shown)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            features = backbone(shown)
+        features = features.float()
         outputs = predicted(features, head, learned.ways)
         answer_loss, relation_loss = losses(features, outputs, learned.targets, chosen, learned.ways)
         loss = answer_loss + options.relation * relation_loss
