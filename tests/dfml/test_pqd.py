@@ -322,3 +322,17 @@ def test_apis_that_were_asked_nothing_do_not_blur_who_is_trusted() -> None:
     alone = trusted([*honest, useless], 0)
     assert alone[-1] < 0.5 < alone[0]
     assert torch.equal(trusted([*honest, useless], 30), alone)
+
+
+def test_bfloat16_learns_nearly_the_same_and_leaves_float32_weights(
+    teachers: list[ModuleTeacher], tiny: BackboneConfig
+) -> None:
+    def learned(precision: str) -> pqd.Distilled:
+        options = PqdOptions.model_validate({"steps": 30, "batch": 16, "precision": precision})
+        return pqd.train(teachers, tiny, options, queries=90, seed=0)
+
+    full, half, again = learned("float32"), learned("bfloat16"), learned("bfloat16")
+    assert {tensor.dtype for tensor in weights(half.backbone).values()} == {torch.float32}
+    assert all(torch.equal(one, weights(again.backbone)[name]) for name, one in weights(half.backbone).items())
+    assert half.metrics["loss"] != full.metrics["loss"]
+    assert half.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.3)
