@@ -343,6 +343,11 @@ class Job(Record):
     meta_model: str | None = Field(None, description="Id of the published meta-model; null until then.")
     request: JobRequest = Field(description="The request; API keys are masked.")
 
+    def told_state(self, api: ApiProgress) -> str:
+        """The API's state for people: one that nothing was planned for is done, but was not asked."""
+        unasked = api.state == "done" and not api.planned and isinstance(self.request.method, ProceduralQueries)
+        return "not asked" if unasked else api.state
+
 
 class JobPage(Record):
     """A page of jobs, newest first; pass `next` as `after` for the following page."""

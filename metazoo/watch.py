@@ -91,7 +91,7 @@ def bars(job: Job, *, most_apis: int) -> RenderableType:
     table.add_row("", "", "", "")
     apis = sorted(job.progress.per_api.items(), key=lambda item: _RANK[item[1].state])
     for name, api in apis[:most_apis]:
-        table.add_row(Text(name), _api_bar(api), f"{api.answered}/{api.planned}", _api_text(api))
+        table.add_row(Text(name), _api_bar(api), f"{api.answered}/{api.planned}", _api_text(job, api))
     parts: list[RenderableType] = [headline(job), table]
     if len(apis) > most_apis:
         parts.append(Text(f"and {len(apis) - most_apis} more APIs", style="dim"))
@@ -130,10 +130,10 @@ def _api_bar(api: ApiProgress) -> ProgressBar:
     return ProgressBar(total=max(api.planned, 1), completed=api.answered, width=40, complete_style=style)
 
 
-def _api_text(api: ApiProgress) -> Text:
+def _api_text(job: Job, api: ApiProgress) -> Text:
     model = api.url.rpartition("/")[2]
     return Text(
-        f"{api.state} {model}" + (f": {api.reason}" if api.reason else ""),
+        f"{job.told_state(api)} {model}" + (f": {api.reason}" if api.reason else ""),
         style="dim",
         overflow="ellipsis",
         no_wrap=True,

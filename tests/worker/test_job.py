@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load
 
 from contracts.jobs import JobStatus, Phase
+from dfml.plans import FEW
 from meta_server.store import keys
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN, acquire_role
@@ -36,6 +37,20 @@ async def test_a_job_from_apis_to_meta_model(world: Any, api: Any) -> None:
     types = [event.type for event in (await world.store.events.page(job.id, limit=1000)).items]
     assert types[-2:] == ["published", "status"]
     assert await world.learn(job.id) == ended  # its message delivered again changes nothing
+
+
+async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 2)), queries=FEW * 20)
+    acquired = await world.acquire_all(job)
+    assert sorted(one.charged for one in world.apis.values()) == [0, 0, *[20] * FEW]
+    told = acquired.progress.per_api.values()
+    assert (
+        sorted((one.state, one.planned, one.answered) for one in told)
+        == [("done", 0, 0)] * 2 + [("done", 20, 20)] * FEW
+    )
+    assert sorted(acquired.told_state(one) for one in told) == ["done"] * FEW + ["not asked"] * 2
+    ended = await world.learn(job.id)
+    assert (ended.status, ended.budget.confirmed) == (JobStatus.SUCCEEDED, FEW * 20)
 
 
 async def test_answers_are_kept_as_received(world: Any, api: Any) -> None:
