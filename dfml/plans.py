@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from contracts.methods import ProceduralQueries
 
 Options = TypeVar("Options", bound=ProceduralQueries)
-FEW = 4
+FEW = 8
 """APIs that are asked at least, where there are so many."""
-ENOUGH = 320
+ENOUGH = 2560
 """Images that each of these is asked about before a further API is asked: measured around it, see pqd's page."""
 
 

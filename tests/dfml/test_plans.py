@@ -74,7 +74,7 @@ def test_one_api_after_another(
 @pytest.mark.parametrize(
     ("queries", "asked"),
     [
-        (40, [10] * FEW),
+        (80, [80 // FEW] * FEW),
         (FEW * ENOUGH, [ENOUGH] * FEW),
         (FEW * ENOUGH + 100, [ENOUGH] * FEW + [100]),
         (40 * ENOUGH, [ENOUGH] * 40),
