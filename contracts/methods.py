@@ -27,7 +27,7 @@ class ProceduralQueries(Input):
         None,
         ge=1,
         description="Images of each of the first eight APIs, drawn at random, before a further one is asked; once all have so "
-        "many, all get more. Default: 2560. Does nothing beside apis_per_image.",
+        "many, all get more. Default: 2048. Does nothing beside apis_per_image.",
     )
     mixture: dict[Source, Annotated[float, Field(ge=0, le=1000)]] = Field(
         {"leaves": 1.0, "objects": 1.0, "spectra": 1.0, "mixes": 1.0},

@@ -12,7 +12,7 @@ from contracts.methods import ProceduralQueries
 Options = TypeVar("Options", bound=ProceduralQueries)
 FEW = 8
 """APIs that are asked at least, where there are so many."""
-ENOUGH = 2560
+ENOUGH = 2048
 """Images that each of these is asked about before a further API is asked: measured around it, see pqd's page."""
 
 
