@@ -146,7 +146,9 @@ class JobRequest(Input):
     method: MethodOptions = Field(PqdOptions(), description="How to learn, and its options.")
     budget: BudgetLimit = Field(description="What may be spent.")
     min_apis: int | None = Field(
-        None, ge=1, description="Go on while this many APIs answer. Default: half of them, at least one."
+        None,
+        ge=1,
+        description="Ask this many APIs at least, and go on while so many answer. Default: half of those asked, at least one.",
     )
     acquire_deadline: float | None = Field(
         None,
@@ -223,10 +225,13 @@ class JobRequest(Input):
         """Of the query images, where the request says it."""
         return None if self.image_size is None else (3, self.image_size, self.image_size)
 
-    @property
-    def least_apis(self) -> int:
-        """APIs without which the job cannot go on."""
-        return self.min_apis if self.min_apis is not None else max(1, len(self.apis) // 2)
+    def least_apis(self, asked: int) -> int:
+        """APIs without which the job cannot go on, of so many that are asked."""
+        return self.min_apis if self.min_apis is not None else max(1, asked // 2)
+
+    def asks(self, api: "ApiProgress") -> bool:
+        """Whether the API is asked anything: with few queries nothing is planned for most, and they are done at once."""
+        return api.state != "done" or api.planned > 0 or not isinstance(self.method, ProceduralQueries)
 
 
 def _access_faults(request: JobRequest) -> list[tuple[Place, str]]:
@@ -345,8 +350,7 @@ class Job(Record):
 
     def told_state(self, api: ApiProgress) -> str:
         """The API's state for people: one that nothing was planned for is done, but was not asked."""
-        unasked = api.state == "done" and not api.planned and isinstance(self.request.method, ProceduralQueries)
-        return "not asked" if unasked else api.state
+        return api.state if self.request.asks(api) else "not asked"
 
 
 class JobPage(Record):

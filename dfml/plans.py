@@ -29,12 +29,20 @@ class Plan:
         return sum(len(indices) for indices in self.assigned)
 
 
-def plan(options: ProceduralQueries, *, queries: int, queries_per_api: int | None, apis: int, seed: int) -> Plan:
+def plan(
+    options: ProceduralQueries,
+    *,
+    queries: int,
+    queries_per_api: int | None,
+    apis: int,
+    seed: int,
+    least_apis: int | None = None,
+) -> Plan:
     """A plan that never asks more than `queries` images in all, nor `queries_per_api` of any one API.
 
-    With few queries few APIs are asked, drawn at random, all of them about the same images: `FEW` at first, a further one once
-    those before it have `options.images_per_api`. When all have, all get more. So a larger budget asks what a smaller one
-    does, and more.
+    With few queries few APIs are asked, drawn at random, all of them about the same images: `FEW` at first, or `least_apis` if
+    these are more, a further one once those before it have `options.images_per_api`. When all have, all get more. So a larger
+    budget asks what a smaller one does, and more.
 
     `options.apis_per_image` asks all APIs alike instead: each image goes to so many, drawn at random, and every API gets the
     same number of images, give or take one. So does `options.images` alone. Both are obeyed as far as the budget allows.
@@ -46,7 +54,8 @@ def plan(options: ProceduralQueries, *, queries: int, queries_per_api: int | Non
     rng = np.random.RandomState(seed)
     most = queries if queries_per_api is None else queries_per_api
     if asks_in_turn(options):
-        counts = _in_turn(options, queries, min(most, options.images or most), apis)
+        few = min(max(FEW, least_apis or 0), apis)
+        counts = _in_turn(options, queries, min(most, options.images or most), apis, few)
         asked = np.zeros(apis, np.int64)
         asked[rng.permutation(apis)] = counts
         return Plan(int(counts[0]), tuple(np.arange(count) for count in asked))
@@ -77,9 +86,9 @@ def fitted(options: Options, images: int, *, queries_per_api: int | None) -> Opt
     return options.model_copy(update={"images": most, "images_per_api": first})
 
 
-def _in_turn(options: ProceduralQueries, queries: int, most: int, apis: int) -> NDArray[np.int64]:
+def _in_turn(options: ProceduralQueries, queries: int, most: int, apis: int, few: int) -> NDArray[np.int64]:
     """Images of each API, in the order in which they are asked: (apis,), descending."""
-    few, first = min(FEW, apis), enough(options, queries_per_api=most)
+    first = enough(options, queries_per_api=most)
     counts = np.zeros(apis, np.int64)
     if queries < few * first:
         counts[:few] = queries // few

@@ -52,5 +52,6 @@ def _queries(request: JobRequest) -> list[int]:
         queries_per_api=budget.queries_per_api,
         apis=apis,
         seed=request.seed,
+        least_apis=request.min_apis,
     )
     return [len(indices) for indices in planned.assigned]

@@ -49,4 +49,5 @@ def _plan(request: JobRequest, method: ProceduralQueries) -> Plan:
         queries_per_api=budget.queries_per_api,
         apis=len(request.apis),
         seed=request.seed,
+        least_apis=request.min_apis,
     )

@@ -28,16 +28,21 @@ def plan_of(request: JobRequest) -> Plan:
     if not isinstance(method, ProceduralQueries):
         return Plan(0, tuple(np.empty(0, np.int64) for _ in request.apis))
     shape = (method.images, method.apis_per_image, method.images_per_api)
-    return _plan(shape, budget.queries, budget.queries_per_api, apis, request.seed)
+    return _plan(shape, budget.queries, budget.queries_per_api, apis, request.seed, request.min_apis)
 
 
 @lru_cache(JOBS)
 def _plan(
-    shape: tuple[int | None, int | None, int | None], queries: int, queries_per_api: int | None, apis: int, seed: int
+    shape: tuple[int | None, int | None, int | None],
+    queries: int,
+    queries_per_api: int | None,
+    apis: int,
+    seed: int,
+    least_apis: int | None,
 ) -> Plan:
     images, apis_per_image, images_per_api = shape
     options = ProceduralQueries(images=images, apis_per_image=apis_per_image, images_per_api=images_per_api)
-    return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+    return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed, least_apis=least_apis)
 
 
 def own_pool(request: JobRequest, input_shape: tuple[int, int, int], artifacts: Artifacts) -> QuerySet | OwnImages:

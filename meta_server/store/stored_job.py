@@ -58,6 +58,10 @@ class StoredJob:
         """Ids of the APIs in `state` (`done` or `dropped`)."""
         return [api for api, progress in self.apis.items() if progress.state == state]
 
+    def asked(self) -> dict[str, ApiProgress]:
+        """The APIs that are asked anything, as far as is known."""
+        return {api: progress for api, progress in self.apis.items() if self.request.asks(progress)}
+
     def waiting(self) -> list[str]:
         """Ids of the APIs that are neither done nor dropped."""
         return [api for api, progress in self.apis.items() if progress.state not in ("done", "dropped")]
@@ -66,7 +70,7 @@ class StoredJob:
         """Roles whose work is not finished, at `now` in seconds since the epoch (default: now).
 
         The learner begins once every API is done or dropped; in a job that takes long, once `min_apis` APIs have given half of
-        what is planned for them; one that nothing is planned for does not count.
+        what is planned for them.
         """
         if self.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
             return []
@@ -77,12 +81,13 @@ class StoredJob:
     def _learns_early(self, now: float) -> bool:
         if self.request.method.name not in LEARN_AS_ANSWERS_COME or self.started is None or LATE in self.checkpoints:
             return False
+        asked = self.asked()
         halves = sum(
-            progress.state == "done" or progress.planned <= 2 * self.answered.get(api, 0)
-            for api, progress in self.apis.items()
-            if progress.state != "dropped" and progress.planned
+            progress.state == "done" or 0 < progress.planned <= 2 * self.answered.get(api, 0)
+            for api, progress in asked.items()
+            if progress.state != "dropped"
         )
-        return now - self.started >= EARLY_AFTER and halves >= self.request.least_apis
+        return now - self.started >= EARLY_AFTER and halves >= self.request.least_apis(len(asked))
 
     def deadline(self) -> float:
         """When APIs are asked no more, in seconds since the epoch."""
@@ -93,11 +98,12 @@ class StoredJob:
     def too_few(self) -> JobError | None:
         """Why the job cannot go on: fewer APIs are left than it needs. None while enough are."""
         dropped = self.finished("dropped")
-        left, least = len(self.apis) - len(dropped), self.request.least_apis
+        asked = len(self.asked())
+        left, least = asked - len(dropped), self.request.least_apis(asked)
         if left >= least:
             return None
         reasons = "; ".join(f"{self.apis[api].url}: {self.apis[api].reason}" for api in dropped[:5])
-        message = f"{left} of {len(self.apis)} APIs are left and at least {least} are needed. Dropped: {reasons}"
+        message = f"{left} of {asked} APIs are left and at least {least} are needed. Dropped: {reasons}"
         return JobError(code="too_few_apis", message=message, param="apis")
 
 

@@ -15,7 +15,7 @@ def test_defaults() -> None:
     request = JobRequest.model_validate(GOOD)
     assert request.apis[0].url == "https://a.example/v2/models/m"
     assert request.method.name == "pqd"
-    assert request.least_apis == 1
+    assert [request.least_apis(asked) for asked in (1, 2, 9)] == [1, 1, 4]
 
 
 def test_a_key_is_never_shown() -> None:

@@ -53,6 +53,19 @@ async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None
     assert (ended.status, ended.budget.confirmed) == (JobStatus.SUCCEEDED, FEW * 20)
 
 
+async def test_of_those_asked_enough_must_answer(world: Any, api: Any) -> None:
+    """That two others were not asked, and so never refused, does not help."""
+    apis = [api(refuse=lambda *_: httpx.Response(403)) for _ in range(FEW + 2)]
+    told = await world.acquire_all(await world.submit(*apis, queries=FEW * 20))
+    assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
+    assert told.error.message.startswith(f"{FEW // 2 - 1} of ")
+
+
+async def test_as_many_apis_are_asked_as_must_answer(world: Any, api: Any) -> None:
+    await world.acquire_all(await world.submit(*(api() for _ in range(FEW + 2)), queries=100, min_apis=FEW + 1))
+    assert sorted(one.charged for one in world.apis.values()) == [0, *[100 // (FEW + 1)] * (FEW + 1)]
+
+
 async def test_answers_are_kept_as_received(world: Any, api: Any) -> None:
     one = api()
     job = await world.submit(one, queries=100)

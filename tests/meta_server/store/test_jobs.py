@@ -169,7 +169,7 @@ async def test_what_is_due(store: JobStore, request_of: Make) -> None:
     lease = await taken(store, job.id, LEARN)
     await store.work.begin(job.id, lease)
     assert (await store.load(job.id)).due() == ["acquire:a0", "acquire:a1", "acquire:a2"]
-    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done", planned=9))
     await store.work.set_api(job.id, lease, "a1", ApiProgress(url="u", state="dropped", reason="down"))
     stored = await store.load(job.id)
     assert (stored.due(), stored.too_few()) == (["acquire:a2"], None)
