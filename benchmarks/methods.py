@@ -92,7 +92,8 @@ def main(
                     told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
                     console.print(f"{name} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
                 if runs:
-                    row[_budget_name(method, budget)] = summary(runs)
+                    own = {"options": bench.options[method]} if method in bench.options else {}
+                    row[_budget_name(method, budget)] = summary(runs) | own
                 row.setdefault(_budget_name(method, budget), "not_run")
                 result = _result(bench, rows, random)
                 RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what was measured outlives what interrupts

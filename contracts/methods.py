@@ -59,7 +59,7 @@ class PqdOptions(ProceduralQueries):
         None,
         ge=1,
         le=1_000_000,
-        description="Optimiser steps. Default: 1500 for a small pool, 3000 from 512 images, 4000 from 16384.",
+        description="Optimiser steps. Default: 1500 for a small pool, 3000 from 512 images, 9000 from 2048.",
     )
     batch: int = Field(64, ge=4, le=4096, description="Images per optimiser step.")
     learning_rate: float | None = Field(

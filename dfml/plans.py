@@ -51,14 +51,13 @@ def plan(
     """
     if apis < 1 or queries < apis or (queries_per_api is not None and queries_per_api < 1):
         raise ValueError(f"{queries} images are less than one for each of {apis} APIs: raise the budget")
+    if asks_in_turn(options):
+        shares = in_turn(
+            options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed, least_apis=least_apis
+        )
+        return Plan(max(shares), tuple(np.arange(share) for share in shares))
     rng = np.random.RandomState(seed)
     most = queries if queries_per_api is None else queries_per_api
-    if asks_in_turn(options):
-        few = min(max(FEW, least_apis or 0), apis)
-        counts = _in_turn(options, queries, min(most, options.images or most), apis, few)
-        asked = np.zeros(apis, np.int64)
-        asked[rng.permutation(apis)] = counts
-        return Plan(int(counts[0]), tuple(np.arange(count) for count in asked))
     queries = min(queries, most * apis)
     each = min(options.apis_per_image or max(1, queries // (options.images or queries)), apis, queries)
     images = min(queries // each, options.images or queries, most * apis // each)
@@ -86,10 +85,19 @@ def fitted(options: Options, images: int, *, queries_per_api: int | None) -> Opt
     return options.model_copy(update={"images": most, "images_per_api": first})
 
 
-def _in_turn(options: ProceduralQueries, queries: int, most: int, apis: int, few: int) -> NDArray[np.int64]:
-    """Images of each API, in the order in which they are asked: (apis,), descending."""
-    first = enough(options, queries_per_api=most)
-    counts = np.zeros(apis, np.int64)
+def in_turn(
+    options: ProceduralQueries,
+    *,
+    queries: int,
+    queries_per_api: int | None,
+    apis: int,
+    seed: int,
+    least_apis: int | None = None,
+) -> list[int]:
+    """Images of each API where one is asked after another: each is asked about the first so many of the pool."""
+    few = min(max(FEW, least_apis or 0), apis)
+    first = enough(options, queries_per_api=queries_per_api)
+    counts = np.zeros(apis, np.int64)  # in the order in which they are asked
     if queries < few * first:
         counts[:few] = queries // few
     elif queries < apis * first:
@@ -97,8 +105,10 @@ def _in_turn(options: ProceduralQueries, queries: int, most: int, apis: int, few
         counts[:whole] = first
         counts[whole] = left
     else:
-        counts[:] = min(queries // apis, most)
-    return counts
+        counts[:] = min(limit for limit in (queries // apis, options.images, queries_per_api) if limit is not None)
+    shares = np.zeros(apis, np.int64)
+    shares[np.random.RandomState(seed).permutation(apis)] = counts
+    return [int(share) for share in shares]
 
 
 def _assign(images: int, each: int, apis: int, rng: np.random.RandomState) -> NDArray[np.bool_]:

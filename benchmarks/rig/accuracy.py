@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-COLOURS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#f08c00", "#1864ab", "#862e9c")
+COLOURS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#f08c00", "#1864ab", "#862e9c", "#495057", "#c92a2a")
+GREYS = ("#adb5bd", "#343a40", "#868e96")
 LEVELS = ("purer", "free", "best_single")
 """Methods on weights that are drawn; the table has all."""
 
@@ -29,7 +30,8 @@ def table(result: dict[str, Any]) -> Table:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Accuracy against queries, 1 shot beside 5 shots, written as PNG: a colour a method.
 
-    What spends no query, such as a method on published weights, is a level; so is a bound, in grey.
+    What spends no query, such as a method on published weights, is a level; so is a bound, in grey. Answers that tell less
+    are in the table alone.
     """
     import matplotlib
 
@@ -44,8 +46,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.axhline(row[shot], color=colour, linestyle=style, linewidth=1.3, label=name)
 
     for axes, shot in zip(both, shots, strict=True):
-        palette = iter(COLOURS)
+        palette, greys = iter(COLOURS), iter(GREYS)
         for method, budgets in result["methods"].items():
+            if any(part == "label" or ":" in part for part in method.split(", ")):
+                continue
             done = [row for row in budgets.values() if row != "not_run"]
             asked = [row for row in done if row["queries"] and method not in result["bounds"]]
             if asked:
@@ -56,7 +60,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                     marker="o", markersize=5, capsize=3, color=next(palette), label=method,
                 )  # fmt: skip
             elif done and method in result["bounds"]:
-                level(axes, shot, f"({method})", done[0], "-.", "#adb5bd")
+                level(axes, shot, f"({method})", done[0], "-.", next(greys))
             elif done and method in LEVELS:
                 level(axes, shot, f"{method}, on weights", done[0], "--", next(palette))
         level(axes, shot, "untrained network", result["random"], ":", "#495057")

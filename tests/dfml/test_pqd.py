@@ -264,7 +264,7 @@ def test_a_small_pool_is_left_as_it_is_and_a_large_one_stretched(
 
 
 def test_default_steps_and_rates() -> None:
-    assert [pqd.default_steps(n) for n in (16, 384, 4096, 10240, 16384, 10**6)] == [1500, 2250, 3000, 3500, 4000, 4000]
+    assert [pqd.default_steps(n) for n in (16, 384, 640, 1536, 2048, 10**6)] == [1500, 2250, 3000, 6000, 9000, 9000]
     assert pqd.default_rate(BackboneConfig()) == 8e-3
     assert pqd.default_rate(BackboneConfig(backbone="resnet10")) == 5e-3
 

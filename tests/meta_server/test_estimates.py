@@ -37,6 +37,16 @@ def test_it_tells_what_is_planned_and_what_that_costs() -> None:
     )
 
 
+@pytest.mark.parametrize("changes", [{}, {"min_apis": 11}, {"method": {"apis_per_image": 5}}])
+@pytest.mark.parametrize("queries", [50, 1001, 40_000])
+def test_of_many_apis_it_tells_which_are_asked(queries: int, changes: dict[str, Any]) -> None:
+    apis = [{"url": f"http://api{n}.test/v2/models/m"} for n in range(12)]
+    request = job(apis=apis, budget={"queries": queries}, **changes)
+    assert [one.queries for one in estimate(request).per_api.values()] == [
+        len(one) for one in plan_of(request).assigned
+    ]
+
+
 def test_published_weights_are_not_asked_and_cost_nothing() -> None:
     apis = [{"url": f"http://api{n}.test/v2/models/m", "price_per_1k": "1", "access": "weights"} for n in range(2)]
     request = {"apis": apis, "budget": {"queries": 1001}, "method": {"name": "free"}}

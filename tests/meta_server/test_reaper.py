@@ -223,7 +223,7 @@ async def test_the_learner_is_sent_when_nobody_did(
     lease = await store.take(job.id, "acquire:a0", "w")
     assert lease is not None
     await store.work.begin(job.id, lease)
-    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done"))
+    await store.work.set_api(job.id, lease, "a0", ApiProgress(url="u", state="done", planned=9))
     monkeypatch.setattr(reaper, "PATIENCE", -1.0)
     await one.round()
     await one.round()

@@ -54,11 +54,11 @@ async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None
 
 
 async def test_of_those_asked_enough_must_answer(world: Any, api: Any) -> None:
-    """That two others were not asked, and so never refused, does not help."""
-    apis = [api(refuse=lambda *_: httpx.Response(403)) for _ in range(FEW + 2)]
+    """That twice as many others were not asked, and so never refused, does not help."""
+    apis = [api(refuse=lambda *_: httpx.Response(403)) for _ in range(3 * FEW)]
     told = await world.acquire_all(await world.submit(*apis, queries=FEW * 20))
     assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
-    assert told.error.message.startswith(f"{FEW // 2 - 1} of ")
+    assert sum(one.state == "dropped" for one in told.progress.per_api.values()) <= FEW
 
 
 async def test_as_many_apis_are_asked_as_must_answer(world: Any, api: Any) -> None:
