@@ -8,7 +8,6 @@ Writes `benchmarks/results/ablations.json`; the last line printed is JSON: {"row
 
 import json
 import os
-import platform
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,9 +91,7 @@ def main(
     result: dict[str, Any] = {
         "rows": json.loads(RESULTS.read_text())["rows"] if keep else {},
         "random": {name: dict(zip(shots, hits.mean(1).tolist(), strict=True)) for name, hits in random.items()},
-        "device": device
-        if device != "cpu"
-        else f"{platform.machine()} CPU, {threads} threads, torch {torch.__version__}",
+        "device": bench.machine,
         "teachers": bench.name,
         "dataset": f"{dataset} {split}",
         "finetuned_episodes": finetuned_episodes,

@@ -8,7 +8,6 @@ Writes `benchmarks/results/methods.json` and the plot that the README shows; the
 
 import json
 import os
-import platform
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -104,12 +103,11 @@ def main(
 
 def _result(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor]) -> dict[str, Any]:
     shots = [f"{number}shot" for number in bench.evaluation.shots]
-    machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
     return {
         "methods": {name: dict(sorted(row.items(), key=_by_budget)) for name, row in rows.items()},
         "random": dict(zip(shots, random["logistic"].mean(1).tolist(), strict=True)),
         "bounds": [name for name in rows if name in BOUNDS],
-        "device": bench.device if bench.device != "cpu" else machine,
+        "device": bench.machine,
         "teachers": bench.name,
         "dataset": f"{bench.evaluation.dataset} {bench.evaluation.split}",
     }

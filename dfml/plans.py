@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
 
 Options = TypeVar("Options", bound=ProceduralQueries)
@@ -14,6 +15,20 @@ FEW = 8
 """APIs that are asked at least, where there are so many."""
 ENOUGH = 2048
 """Images that each of these is asked about before a further API is asked: measured around it, see pqd's page."""
+
+
+class Limits(NamedTuple):
+    """What a plan keeps to: images in all, images of any one API, the number of APIs, and how many of them to ask at least."""
+
+    queries: int
+    queries_per_api: int | None
+    apis: int
+    least_apis: int | None = None
+
+    @classmethod
+    def of(cls, request: JobRequest) -> Self:
+        """Those of a job."""
+        return cls(request.budget.queries, request.budget.queries_per_api, len(request.apis), request.min_apis)
 
 
 @dataclass(frozen=True)
@@ -52,9 +67,7 @@ def plan(
     if apis < 1 or queries < apis or (queries_per_api is not None and queries_per_api < 1):
         raise ValueError(f"{queries} images are less than one for each of {apis} APIs: raise the budget")
     if asks_in_turn(options):
-        shares = in_turn(
-            options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed, least_apis=least_apis
-        )
+        shares = in_turn(options, Limits(queries, queries_per_api, apis, least_apis), seed=seed)
         return Plan(max(shares), tuple(np.arange(share) for share in shares))
     rng = np.random.RandomState(seed)
     most = queries if queries_per_api is None else queries_per_api
@@ -85,16 +98,9 @@ def fitted(options: Options, images: int, *, queries_per_api: int | None) -> Opt
     return options.model_copy(update={"images": most, "images_per_api": first})
 
 
-def in_turn(
-    options: ProceduralQueries,
-    *,
-    queries: int,
-    queries_per_api: int | None,
-    apis: int,
-    seed: int,
-    least_apis: int | None = None,
-) -> list[int]:
+def in_turn(options: ProceduralQueries, limits: Limits, *, seed: int) -> list[int]:
     """Images of each API where one is asked after another: each is asked about the first so many of the pool."""
+    queries, queries_per_api, apis, least_apis = limits
     few = min(max(FEW, least_apis or 0), apis)
     first = enough(options, queries_per_api=queries_per_api)
     counts = np.zeros(apis, np.int64)  # in the order in which they are asked

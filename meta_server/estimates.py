@@ -1,13 +1,12 @@
 """What a job would come to: its plan, its price, and the accuracy that our measurements of the same method suggest."""
 
 import math
-from typing import Any
 
 from contracts import money
 from contracts.estimates import ApiEstimate, Estimate, EstimateRequest
 from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
-from dfml.plans import asks_in_turn, in_turn, plan
+from dfml.plans import Limits, asks_in_turn, in_turn, plan
 from meta_server.measured import expected, needed
 
 LARGEST_PLAN = 2_000_000  # queries
@@ -44,10 +43,10 @@ def _queries(request: JobRequest) -> list[int]:
         return [0] * apis
     if not isinstance(request.method, ProceduralQueries):
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries)] * apis
-    limits: dict[str, Any] = {"queries": budget.queries, "queries_per_api": budget.queries_per_api, "apis": apis}
+    limits = Limits.of(request)
     if asks_in_turn(request.method):
-        return in_turn(request.method, **limits, seed=request.seed, least_apis=request.min_apis)
+        return in_turn(request.method, limits, seed=request.seed)
     if budget.queries > LARGEST_PLAN:  # told without drawing it
         most = request.method.images or budget.queries
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries, most)] * apis
-    return [len(indices) for indices in plan(request.method, **limits, seed=request.seed).assigned]
+    return [len(indices) for indices in plan(request.method, **limits._asdict(), seed=request.seed).assigned]

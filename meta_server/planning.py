@@ -6,7 +6,7 @@ numpy only.
 from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
 from dfml import plans
-from dfml.plans import Plan, asks_in_turn, enough, plan
+from dfml.plans import Limits, Plan, asks_in_turn, enough, plan
 
 
 def pinned(request: JobRequest) -> JobRequest:
@@ -42,12 +42,4 @@ def _with(request: JobRequest, **options: int) -> JobRequest:
 
 
 def _plan(request: JobRequest, method: ProceduralQueries) -> Plan:
-    budget = request.budget
-    return plan(
-        method,
-        queries=budget.queries,
-        queries_per_api=budget.queries_per_api,
-        apis=len(request.apis),
-        seed=request.seed,
-        least_apis=request.min_apis,
-    )
+    return plan(method, **Limits.of(request)._asdict(), seed=request.seed)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from contracts.jobs import JobError, JobRequest
 from contracts.methods import ProceduralQueries
-from dfml.plans import Plan, plan
+from dfml.plans import Limits, Plan, plan
 from dfml.procedural import QuerySet, query_set
 from dfml.unlabelled import ImageArchive, OwnImages
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
@@ -24,25 +24,18 @@ def plan_of(request: JobRequest) -> Plan:
 
     Of no image, where the method asks as it goes: then the learner asks, see `worker.adaptive`.
     """
-    method, budget, apis = request.method, request.budget, len(request.apis)
+    method = request.method
     if not isinstance(method, ProceduralQueries):
         return Plan(0, tuple(np.empty(0, np.int64) for _ in request.apis))
-    shape = (method.images, method.apis_per_image, method.images_per_api)
-    return _plan(shape, budget.queries, budget.queries_per_api, apis, request.seed, request.min_apis)
+    return _plan(method.images, method.apis_per_image, method.images_per_api, Limits.of(request), request.seed)
 
 
 @lru_cache(JOBS)
 def _plan(
-    shape: tuple[int | None, int | None, int | None],
-    queries: int,
-    queries_per_api: int | None,
-    apis: int,
-    seed: int,
-    least_apis: int | None,
+    images: int | None, apis_per_image: int | None, images_per_api: int | None, limits: Limits, seed: int
 ) -> Plan:
-    images, apis_per_image, images_per_api = shape
     options = ProceduralQueries(images=images, apis_per_image=apis_per_image, images_per_api=images_per_api)
-    return plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed, least_apis=least_apis)
+    return plan(options, **limits._asdict(), seed=seed)
 
 
 def own_pool(request: JobRequest, input_shape: tuple[int, int, int], artifacts: Artifacts) -> QuerySet | OwnImages:

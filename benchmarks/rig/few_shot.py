@@ -1,6 +1,7 @@
 """A method trained once or over seeds and tested on fixed few-shot episodes: what benchmarks of accuracy share."""
 
 import os
+import platform
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,12 @@ class Bench:
         queries_now, passes_now = self._spent()
         spent = {"queries": queries_now - before[0], "teacher_passes": passes_now - before[1]}
         return {**self._accuracy(backbone, random), **spent, "seconds": seconds}
+
+    @property
+    def machine(self) -> str:
+        """What it runs on, for people."""
+        cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        return cpu if self.device == "cpu" else self.device
 
     def untrained(self) -> dict[str, Tensor]:
         """The control, by adaptation: `hits` of the untrained network, mean of three seeds."""
