@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ def redis_url(redis_server: str) -> str:
         connection.flushall()
         connection.script_flush()
     return redis_server
+
+
+@pytest.fixture
+async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Any]:
+    """A client of it, as services have theirs."""
+    from metering.scripts import connect
+
+    client = connect(redis_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture(scope="session")

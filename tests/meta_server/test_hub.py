@@ -32,13 +32,6 @@ KEY = "server-key-of-the-tests"
 
 
 @pytest.fixture
-async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
 def store(redis: Redis) -> JobStore:
     return JobStore(redis, secrets=Secrets(Secrets.generate()))
 

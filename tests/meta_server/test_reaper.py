@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -22,7 +21,7 @@ from meta_server.store.stored_job import LEARN
 from metering import leases
 from metering.leases import Leases
 from metering.ledger import Chunk
-from metering.scripts import Scripts, connect
+from metering.scripts import Scripts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -33,13 +32,6 @@ class FakeQueue:
 
     def send(self, job_id: str, role: str, *, tenant: str) -> None:
         self.sent.append(role)
-
-
-@pytest.fixture
-async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

@@ -6,16 +6,9 @@ from redis.asyncio import Redis
 from contracts.zoo import KeyRequest
 from metering.gate import Gate
 from metering.keyring import FULL_REQUEST, Keyring, UnknownKey, audit, record
-from metering.scripts import Scripts, StoreUnavailable, connect
+from metering.scripts import Scripts, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def redis(redis_url: str, anyio_backend: str):
-    made = connect(redis_url)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from meta_server.queue import ACQUIRE_QUEUE, ACQUIRE_QUEUES, LEARN_QUEUES, Queue
 from meta_server.reaper import Reaper
 from meta_server.store.jobs import JobStore
 from meta_server.store.secrets import Secrets
-from metering.scripts import connect
 
 KEY = "key-of-this-server-0"
 
@@ -116,13 +115,6 @@ def start_worker(redis_url: str, secret_key: str, tmp_path: Path) -> Iterator[Ca
             for child in children:
                 if child.is_running():
                     child.kill()
-
-
-@pytest.fixture
-async def redis(redis_url: str, anyio_backend: str) -> AsyncIterator[Redis]:
-    client = connect(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

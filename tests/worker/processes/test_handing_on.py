@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from redis.asyncio import Redis
 
-from contracts.jobs import JobStatus
+from contracts.jobs import Job, JobStatus
 from dfml.checkpoint import decode
 from dfml.memory import Answers
 from dfml.methods import pqd
@@ -34,41 +34,39 @@ from worker.queries import queries_of
 pytestmark = [pytest.mark.anyio, pytest.mark.redis, pytest.mark.process, pytest.mark.timeout(180)]
 
 
-async def test_sigterm_hands_the_task_on_at_once(
-    store: JobStore, redis: Redis, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
-) -> None:
-    served = serve(slow := api(), 0.2)
-    first = start_worker("acquire", allow=served.host)
-    job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
-    queue.begin([job.id])
-    await until(store, job.id, lambda job: job.budget.confirmed > 50)
+@pytest.fixture
+def half_asked(store: JobStore, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any) -> Any:
+    """A worker that asks a slow API, the job when a part is answered, the API, and where it is."""
+
+    async def begin() -> tuple[Any, Job, Any, str]:
+        served = serve(slow := api(), 0.2)
+        worker = start_worker("acquire", allow=served.host)
+        job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
+        queue.begin([job.id])
+        await until(store, job.id, lambda job: job.budget.confirmed > 50)
+        return worker, job, slow, served.host
+
+    return begin
+
+
+async def test_sigterm_hands_the_task_on_at_once(store: JobStore, half_asked: Any, start_worker: Any) -> None:
+    first, job, slow, host = await half_asked()
     first.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     await asyncio.to_thread(first.wait, 30)
     assert time.monotonic() - asked < 12
     assert (await store.get(job.id)).status == JobStatus.RUNNING
-    start_worker("acquire", allow=served.host)
+    start_worker("acquire", allow=host)
     ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 640
     assert ended.attempt <= 1
 
 
 async def test_a_killed_worker_costs_a_lease_and_no_answer(
-    store: JobStore,
-    redis: Redis,
-    queue: Queue,
-    api: Any,
-    request_of: Any,
-    serve: Any,
-    start_worker: Any,
-    quick_reaper: Reaper,
+    store: JobStore, redis: Redis, half_asked: Any, start_worker: Any, quick_reaper: Reaper
 ) -> None:
     """Although the server that reaped is killed with it."""
-    served = serve(slow := api(), 0.2)
-    worker = start_worker("acquire", allow=served.host)
-    job, _ = await store.create(request_to(request_of, served, budget={"queries": 640}))
-    queue.begin([job.id])
-    await until(store, job.id, lambda job: job.budget.confirmed > 50)
+    worker, job, slow, host = await half_asked()
     worker.kill()
     worker.wait()
     left = Leases(Scripts(redis), seconds=reaper.SECONDS, attempts=UNLIMITED)
@@ -76,7 +74,7 @@ async def test_a_killed_worker_costs_a_lease_and_no_answer(
     seconds, _ = await redis.time()  # type: ignore[misc]
     deadline = (seconds + leases.SECONDS / 15) * MICROSECONDS
     await redis.hset(keys.job(job.id, "leases"), "deadline:acquire:a0", f"{deadline:.0f}")  # type: ignore[misc]
-    start_worker("acquire", allow=served.host)
+    start_worker("acquire", allow=host)
     async with running(quick_reaper.run()):
         ended = await until(store, job.id, lambda job: job.progress.per_api["a0"].state == "done", 40)
     assert ended.budget.confirmed == slow.charged == 640
