@@ -39,11 +39,12 @@ JOB = {
 
 @pytest.fixture(scope="module")
 def exporter() -> Iterator[InMemorySpanExporter]:
-    """What the process tells from now on; a provider can be set once a process."""
+    """What the process tells while these tests run. Other tests find it untraced: an application that is traced is another."""
     kept, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    trace.set_tracer_provider(provider)
-    yield kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_TRACER_PROVIDER", provider)  # set_tracer_provider cannot be undone
+        yield kept
     provider.shutdown()
 
 
