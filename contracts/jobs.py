@@ -230,8 +230,12 @@ class JobRequest(Input):
         return self.min_apis if self.min_apis is not None else max(1, asked // 2)
 
     def asks(self, api: "ApiProgress") -> bool:
-        """Whether the API is asked anything: with few queries nothing is planned for most, and they are done at once."""
-        return api.state != "done" or api.planned > 0 or not isinstance(self.method, ProceduralQueries)
+        """Whether the API is asked anything.
+
+        With few queries nothing is planned for most, which are done at once, nor for one that another stands in for.
+        """
+        ended = api.state in ("done", "dropped")
+        return api.planned > 0 or not ended or not isinstance(self.method, ProceduralQueries)
 
 
 def _access_faults(request: JobRequest) -> list[tuple[Place, str]]:
@@ -303,6 +307,10 @@ class ApiProgress(Record):
     answered: int = Field(0, description="Images answered and stored.")
     planned: int = Field(0, description="Images planned for this API.")
     reason: str | None = Field(None, description="Why it was dropped; null otherwise.")
+    stands_in_for: str | None = Field(
+        None,
+        description="Id of the API, dropped before it answered anything, whose images this one is asked about instead.",
+    )
 
 
 class Progress(Record):
@@ -350,7 +358,11 @@ class Job(Record):
 
     def told_state(self, api: ApiProgress) -> str:
         """The API's state for people: one that nothing was planned for is done, but was not asked."""
-        return api.state if self.request.asks(api) else "not asked"
+        return "not asked" if api.state == "done" and not self.request.asks(api) else api.state
+
+    def replaced(self, api: ApiProgress) -> ApiProgress | None:
+        """The API that this one stands in for."""
+        return None if api.stands_in_for is None else self.progress.per_api[api.stands_in_for]
 
 
 class JobPage(Record):

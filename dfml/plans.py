@@ -1,6 +1,7 @@
 """Which API is asked about which image, within a budget of images. numpy only."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeVar
 
@@ -11,6 +12,7 @@ from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
 
 Options = TypeVar("Options", bound=ProceduralQueries)
+Part = TypeVar("Part")
 FEW = 8
 """APIs that are asked at least, where there are so many."""
 ENOUGH = 2048
@@ -113,8 +115,27 @@ def in_turn(options: ProceduralQueries, limits: Limits, *, seed: int) -> list[in
     else:
         counts[:] = min(limit for limit in (queries // apis, options.images, queries_per_api) if limit is not None)
     shares = np.zeros(apis, np.int64)
-    shares[np.random.RandomState(seed).permutation(apis)] = counts
+    shares[order(apis, seed=seed)] = counts
     return [int(share) for share in shares]
+
+
+def order(apis: int, *, seed: int) -> list[int]:
+    """In which APIs are asked where one is asked after another."""
+    return [int(api) for api in np.random.RandomState(seed).permutation(apis)]
+
+
+def handed_on(parts: Sequence[Part], stand_ins: Mapping[int, int]) -> list[Part]:
+    """The part of each API, when each API of `stand_ins` has that of the one it stands in for, which has its part in turn.
+
+    An API that stands in may be replaced as well, but none stands in twice, and none for an API that it replaced.
+    """
+    planned, replaced_by = list(parts), {gone: api for api, gone in stand_ins.items()}
+    for first in set(replaced_by) - set(stand_ins):
+        gone = first
+        while (api := replaced_by.get(gone)) is not None:
+            planned[gone], planned[api] = planned[api], planned[gone]
+            gone = api
+    return planned
 
 
 def _assign(images: int, each: int, apis: int, rng: np.random.RandomState) -> NDArray[np.bool_]:

@@ -6,8 +6,9 @@ from contracts import money
 from contracts.estimates import ApiEstimate, Estimate, EstimateRequest
 from contracts.jobs import JobRequest
 from contracts.methods import ProceduralQueries
-from dfml.plans import Limits, asks_in_turn, in_turn, plan
+from dfml.plans import Limits, plan
 from meta_server.measured import expected, needed
+from meta_server.planning import shares
 
 LARGEST_PLAN = 2_000_000  # queries
 
@@ -43,10 +44,11 @@ def _queries(request: JobRequest) -> list[int]:
         return [0] * apis
     if not isinstance(request.method, ProceduralQueries):
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries)] * apis
-    limits = Limits.of(request)
-    if asks_in_turn(request.method):
-        return in_turn(request.method, limits, seed=request.seed)
+    if (of_few := shares(request)) is not None:
+        return of_few
     if budget.queries > LARGEST_PLAN:  # told without drawing it
         most = request.method.images or budget.queries
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries, most)] * apis
-    return [len(indices) for indices in plan(request.method, **limits._asdict(), seed=request.seed).assigned]
+    return [
+        len(indices) for indices in plan(request.method, **Limits.of(request)._asdict(), seed=request.seed).assigned
+    ]

@@ -1,12 +1,46 @@
-"""What the server knows of plans: how a raised budget goes on where the smaller one stood, and how few images suffice for it.
+"""What the server knows of plans: whom a job asks at first, who stands in for an API that is dropped, how a raised budget goes
+on where the smaller one stood, and how few images suffice for it.
 
 numpy only.
 """
 
-from contracts.jobs import JobRequest
+from collections.abc import Mapping
+
+from contracts.jobs import ApiProgress, JobRequest
 from contracts.methods import ProceduralQueries
 from dfml import plans
-from dfml.plans import Limits, Plan, asks_in_turn, enough, plan
+from dfml.plans import Limits, Plan, asks_in_turn, enough, handed_on, in_turn, order, plan
+
+
+def shares(request: JobRequest) -> list[int] | None:
+    """Images of each API where few queries go to few; None where all are asked alike."""
+    if not isinstance(request.method, ProceduralQueries) or not asks_in_turn(request.method):
+        return None
+    return in_turn(request.method, Limits.of(request), seed=request.seed)
+
+
+def started(request: JobRequest, stand_ins: Mapping[int, int]) -> list[ApiProgress]:
+    """Where each API stands before anything is asked: those that nothing is planned for are done."""
+    planned = shares(request)
+    if planned is None:
+        return [ApiProgress(url=api.url) for api in request.apis]
+    return [
+        ApiProgress(
+            url=api.url,
+            planned=share,
+            state="waiting" if share else "done",
+            stands_in_for=f"a{stand_ins[place]}" if place in stand_ins else None,
+        )
+        for place, (api, share) in enumerate(zip(request.apis, handed_on(planned, stand_ins), strict=True))
+    ]
+
+
+def spares(request: JobRequest, apis: Mapping[int, ApiProgress]) -> list[int]:
+    """Those that may stand in for an API that is dropped: not asked so far, the last that a larger budget would ask first."""
+    if shares(request) is None:
+        return []
+    last_first = reversed(order(len(request.apis), seed=request.seed))
+    return [api for api in last_first if apis[api].state == "done" and not request.asks(apis[api])]
 
 
 def pinned(request: JobRequest) -> JobRequest:

@@ -132,8 +132,10 @@ def _api_bar(api: ApiProgress) -> ProgressBar:
 
 def _api_text(job: Job, api: ApiProgress) -> Text:
     model = api.url.rpartition("/")[2]
+    replaced = job.replaced(api)
+    instead = "" if replaced is None else f" in the place of {replaced.url.rpartition('/')[2]}"
     return Text(
-        f"{job.told_state(api)} {model}" + (f": {api.reason}" if api.reason else ""),
+        f"{job.told_state(api)} {model}{instead}" + (f": {api.reason}" if api.reason else ""),
         style="dim",
         overflow="ellipsis",
         no_wrap=True,

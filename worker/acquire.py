@@ -11,10 +11,11 @@ import numpy as np
 from kombu.exceptions import OperationalError
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
-from contracts.jobs import ApiProgress, JobError, Phase
+from contracts.jobs import JobError, Phase
 from contracts.methods import ProceduralQueries
+from meta_server.planning import spares, started
 from meta_server.store import stored_job
-from meta_server.store.stored_job import LEARN, StoredJob
+from meta_server.store.stored_job import LEARN, StoredJob, acquire_role, place_of
 from metering.scripts import StoreUnavailable
 from metering.tasks import end
 from worker.adapters import open_model
@@ -22,7 +23,7 @@ from worker.context import Context
 from worker.failures import JobFault
 from worker.probe import IMAGES, BadApi, check_info, check_same_size
 from worker.queries import own_pool, plan_of, resized
-from worker.remote import Enough, RemoteTeacher
+from worker.remote import Enough, JobEnough, RemoteTeacher
 from worker.reused import api_of, earlier_jobs, known, pool_of
 from worker.transport import AddressRefused
 from worker.watch import Stopped, Watch, Why
@@ -35,24 +36,44 @@ LOOK_EVERY = 5.0  # seconds between looks at whether the learner is due and whet
 
 
 async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str) -> None:
-    """Ask the API until its part of the plan is answered or it gives no more. It is kept if it answered anything.
+    """Ask the API until its part of the plan is answered or it gives no more. It is kept if it answered anything; otherwise
+    one that is asked nothing so far stands in for it, where there is one.
 
     Raises `JobFault` when no learner could evaluate the job: then nothing is spent.
     """
     if job.request.evaluation is not None or job.request.device == "cuda":
         await _check_learners(context, job, watch)
-    trouble = None
+    trouble: Exception | None = None
     try:
         await _ask_all(context, job, api_id, watch)
     except (AddressRefused, BadApi, Enough, MetazooError) as error:
-        trouble = str(error)
+        trouble = error
     if trouble is not None:
         spend = (await context.store.ledger(job.id).state()).per_api.get(api_id)
         if spend is None or not spend.confirmed:
-            await _tell(context, job, api_id, watch, state="dropped", reason=trouble)
+            await _drop(context, job, api_id, watch, trouble)
             return
         await context.store.work.warn(job.id, watch.lease, f"the API gave less than planned: {trouble}", api=api_id)
     await _tell(context, job, api_id, watch, state="done")
+
+
+async def _drop(context: Context, job: StoredJob, api_id: str, watch: Watch, why: Exception) -> None:
+    """Drop an API that answered nothing, and have another stand in for it."""
+    work, place, stand_ins = context.store.work, place_of(api_id), job.stand_ins()
+    stand_in = None
+    if not isinstance(why, JobEnough) and place not in stand_ins.values():
+        now = {place_of(api): progress for api, progress in (await context.store.load(job.id)).apis.items()}
+        free = [f"a{spare}" for spare in spares(job.request, now)]
+        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, free)
+    if stand_in is None:
+        await _tell(context, job, api_id, watch, state="dropped", reason=str(why))
+        return
+    anew = started(job.request, stand_ins | {place_of(stand_in): place})
+    progress = anew[place].model_copy(update={"state": "dropped", "reason": str(why)})
+    await work.set_api(job.id, watch.lease, api_id, progress, {stand_in: anew[place_of(stand_in)]})
+    await asyncio.to_thread(context.queue.send, job.id, acquire_role(stand_in), tenant=job.tenant)
+    message = f"{job.spec(stand_in).url} stands in for an API that was dropped: {why}"
+    await work.warn(job.id, watch.lease, message, api=stand_in)
 
 
 async def _check_learners(context: Context, job: StoredJob, watch: Watch) -> None:
@@ -106,7 +127,7 @@ async def _ask_all(context: Context, job: StoredJob, api_id: str, watch: Watch) 
             api_id=api_id,
             model=model,
             info=info,
-            indices=plan_of(job.request).assigned[int(api_id[1:])],
+            indices=plan_of(job).assigned[place_of(api_id)],
             known=there,
             images=pool if info.input_shape == shape else resized(pool, info.input_shape),
             ledger=store.ledger(job.id),
@@ -178,6 +199,6 @@ async def _patiently(
 
 async def _tell(context: Context, job: StoredJob, api_id: str, watch: Watch, **state: Any) -> None:
     """Set and announce the API's state."""
-    planned = len(plan_of(job.request).assigned[int(api_id[1:])])
-    progress = ApiProgress(url=job.spec(api_id).url, planned=planned, **state)
+    planned = len(plan_of(job).assigned[place_of(api_id)])
+    progress = job.apis[api_id].model_copy(update={"planned": planned, "reason": None, **state})
     await context.store.work.set_api(job.id, watch.lease, api_id, progress)

@@ -122,7 +122,7 @@ class Arrivals:
         if self._images is None:
             assert job.input_shape is not None  # noqa: S101 - whoever answered has told it
             pool = own_pool(job.request, job.input_shape, self._context.artifacts)
-            self._images = spill.room((plan_of(job.request).images, *job.input_shape))
+            self._images = spill.room((plan_of(job).images, *job.input_shape))
             for places in torch.arange(len(self._images)).split(AT_ONCE):
                 self._images[places] = torch.from_numpy(pool.images(places.numpy()))
         images = self._images

@@ -1,6 +1,7 @@
 """Which images a job asks about, and which API is asked about which: the same each time, from the request alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,25 +10,28 @@ from PIL import Image
 
 from contracts.jobs import JobError, JobRequest
 from contracts.methods import ProceduralQueries
-from dfml.plans import Limits, Plan, plan
+from dfml.plans import Limits, Plan, handed_on, plan
 from dfml.procedural import QuerySet, query_set
 from dfml.unlabelled import ImageArchive, OwnImages
 from meta_server.store.artifacts import ArtifactDamaged, ArtifactMissing, Artifacts
 from meta_server.store.image_sets import archive_of
+from meta_server.store.stored_job import StoredJob
 from worker.failures import JobFault
 
 JOBS = 4
 
 
-def plan_of(request: JobRequest) -> Plan:
-    """Which API is asked about which images of the pool, within the budget.
+def plan_of(job: StoredJob) -> Plan:
+    """Which API is asked about which images of the pool, within the budget; one that stands in for another, about the other's.
 
     Of no image, where the method asks as it goes: then the learner asks, see `worker.adaptive`.
     """
+    request = job.request
     method = request.method
     if not isinstance(method, ProceduralQueries):
         return Plan(0, tuple(np.empty(0, np.int64) for _ in request.apis))
-    return _plan(method.images, method.apis_per_image, method.images_per_api, Limits.of(request), request.seed)
+    first = _plan(method.images, method.apis_per_image, method.images_per_api, Limits.of(request), request.seed)
+    return replace(first, assigned=tuple(handed_on(first.assigned, job.stand_ins())))
 
 
 @lru_cache(JOBS)

@@ -57,6 +57,10 @@ class Enough(Exception):
     """The API gives no more (its budget is spent, it fails); what it gave stands. The message says why."""
 
 
+class JobEnough(Enough):
+    """The job asks no API any more: its own budget or time is spent."""
+
+
 @dataclass
 class RemoteTeacher:
     """One API as the worker asks it. `indices` are the pool images planned for it, ascending; those in `known` need no asking.
@@ -178,7 +182,7 @@ class RemoteTeacher:
             await self.ledger.reserve(self.watch.lease, chunk)
         except BudgetSpent as spent:
             if spent.left < 1:
-                raise Enough("the job's budget is spent") from None
+                raise JobEnough("the job's budget is spent") from None
             self.largest = min(self.largest, spent.left)
             self._todo.give_back(start, stop)
             return
@@ -285,7 +289,7 @@ class RemoteTeacher:
 
     def _look_at_the_clock(self) -> None:
         if time.time() > self.deadline:
-            raise Enough("the job's deadline for asking has passed")
+            raise JobEnough("the job's deadline for asking has passed")
 
     async def _infer(self, body: bytes, headers: dict[str, str], key: str | None) -> Answer:
         """One attempt, bounded as a whole: an API that drips bytes is as good as gone."""

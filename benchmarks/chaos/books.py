@@ -108,7 +108,7 @@ async def check_job(service: Service, metazoo: Metazoo, bought: Bought, heard: l
                 by_charge[charge.decode()] = one
     finally:
         await redis.aclose()
-    assigned = plan_of(stored.request).assigned
+    assigned = plan_of(stored).assigned
     _check_money(job, bought, charges, books)
     _check_answers(
         Artifacts(service.artifacts),

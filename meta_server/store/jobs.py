@@ -12,18 +12,18 @@ from contracts.access import DEFAULT_TENANT
 from contracts.jobs import (
     ENDED,
     MOVES,
-    ApiProgress,
     Job,
     JobChange,
     JobRequest,
     JobStatus,
 )
 from contracts.problems import ProblemError
+from meta_server.planning import started
 from meta_server.store import events, ids, keys
 from meta_server.store.job_reader import JobReader, not_found
 from meta_server.store.moves import Moves, too_many
 from meta_server.store.secrets import Secrets
-from meta_server.store.stored_job import told_job
+from meta_server.store.stored_job import kept, place_of, told_job
 from meta_server.store.stored_request import (
     canonical,
     found_by,
@@ -39,6 +39,7 @@ from metering.records import IdempotencyMark, KeyReused, MoveRefused, Records, S
 from metering.scripts import Scripts, store_errors
 
 IDEMPOTENCY_SECONDS = 24 * 3600.0
+NOBODY_ASKS = (JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.FAILED)
 
 WEBHOOK = "webhook"  # under which its secret is sealed, beside the APIs' keys
 
@@ -81,10 +82,7 @@ class JobStore(JobReader):
                 await self._redis.sadd(keys.WEBHOOKS, job_id)  # first: a job that is listed and not made is struck off
         budget = ledger_fields(request)
         record = {**found_by(request), "tenant": tenant, "sealed": self._secrets.seal(api_keys)}
-        apis = {
-            api_id: ApiProgress(url=api.url).model_dump_json(exclude={"answered"})
-            for api_id, api in zip(api_ids, request.apis, strict=True)
-        }
+        apis = {api_id: kept(progress) for api_id, progress in zip(api_ids, started(request, {}), strict=True)}
         mark = None
         if idempotency_key is not None:
             mark = IdempotencyMark(
@@ -115,7 +113,8 @@ class JobStore(JobReader):
     async def change(self, job_id: str, change: JobChange, *, pinned: Callable[[JobRequest], JobRequest]) -> Job:
         """Change what `change` holds. `pinned` fixes how the budget so far was planned, before it is raised.
 
-        Raised while nobody asks (paused, failed, not yet trained), the budget also reopens APIs that had answered their part.
+        Raised while nobody asks (queued, paused, failed, not yet trained), the budget also reopens APIs that had answered their
+        part, or had none.
         Raises `ProblemError` (`not-found`; `invalid-request` for a limit below the one there; `conflict` for the budget of a
         job that is cancelled or succeeded), `StoreUnavailable`.
         """
@@ -131,21 +130,16 @@ class JobStore(JobReader):
             request = pinned(stored.request) if raised else stored.request
             request = request.model_copy(update={**told, "budget": request.budget.model_copy(update=raised)})
             reopened = {}
-            if (
-                raised
-                and "backbone" not in stored.checkpoints
-                and stored.status in (JobStatus.PAUSED, JobStatus.FAILED)
-            ):
-                reopened = {api: stored.apis[api].url for api in stored.finished("done")}
+            if raised and "backbone" not in stored.checkpoints and stored.status in NOBODY_ASKS:
+                anew = started(request, stored.stand_ins())
+                reopened = {api: kept(anew[place_of(api)]) for api in stored.finished("done")}
             try:
                 if await self._records.change(
                     keys.records(job_id),
                     read=("request", read.decode()),
                     fields=found_by(request),
                     budget=ledger_fields(request) if raised else {},
-                    apis={
-                        api: ApiProgress(url=url).model_dump_json(exclude={"answered"}) for api, url in reopened.items()
-                    },
+                    apis=reopened,
                     event=change.model_dump(mode="json", exclude_unset=True),
                     never_in=ENDED - {JobStatus.FAILED} if raised else (),
                 ):

@@ -5,10 +5,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contracts.jobs import ApiProgress, Job, JobError, JobStatus
+from contracts.jobs import Job, JobError, JobStatus
 from contracts.problems import ProblemError
+from meta_server.planning import started
 from meta_server.store import keys
 from meta_server.store.job_reader import JobReader
+from meta_server.store.stored_job import kept, place_of
 from metering.leases import Lease
 from metering.records import MoveRefused, RecordKeys, Records, StillAtWork, TooManyOpen
 from metering.scripts import store_errors
@@ -71,21 +73,20 @@ class Moves:
         return await self._jobs.get(job_id)
 
     async def retry(self, job_id: str) -> Job:
-        """Queue a failed job again, with all it paid for and its checkpoints; APIs that were dropped are asked again.
+        """Queue a failed job again, with all it paid for and its checkpoints; APIs that were dropped are asked again, but
+        those that another stands in for.
 
         Raises `ProblemError` (`not-found`; `conflict` when it has not failed, its workers are still stopping, or its tenant
         has as many open jobs as it may), `StoreUnavailable`.
         """
         stored = await self._jobs.load(job_id)
         tenant = await self._jobs.tenant(job_id)
-        dropped = {
-            api: ApiProgress(url=stored.apis[api].url, planned=stored.apis[api].planned)
-            for api in stored.finished("dropped")
-        }
+        anew = started(stored.request, stored.stand_ins())
+        dropped = {api: anew[place_of(api)] for api in stored.finished("dropped")}
         try:
             await self._records.retry(
                 keys.records(job_id),
-                set_back={api: progress.model_dump_json(exclude={"answered"}) for api, progress in dropped.items()},
+                set_back={api: kept(progress) for api, progress in dropped.items() if progress.state == "waiting"},
                 quota=keys.tenant(tenant),
             )
         except TooManyOpen as error:

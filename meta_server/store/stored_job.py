@@ -36,6 +36,16 @@ def acquire_role(api_id: str) -> str:
     return f"acquire:{api_id}"
 
 
+def place_of(api_id: str) -> int:
+    """The API's place in the request."""
+    return int(api_id[1:])
+
+
+def kept(progress: ApiProgress) -> str:
+    """Where an API stands, as the hash of a job's APIs holds it."""
+    return progress.model_dump_json(exclude={"answered"})
+
+
 @dataclass(frozen=True, slots=True)
 class StoredJob:
     """What a worker needs to know of a job."""
@@ -52,11 +62,19 @@ class StoredJob:
 
     def spec(self, api_id: str) -> ApiSpec:
         """The API's part of the request; its key is masked."""
-        return self.request.apis[int(api_id[1:])]
+        return self.request.apis[place_of(api_id)]
 
     def finished(self, state: str) -> list[str]:
         """Ids of the APIs in `state` (`done` or `dropped`)."""
         return [api for api, progress in self.apis.items() if progress.state == state]
+
+    def stand_ins(self) -> dict[int, int]:
+        """Places of the APIs that stand in for a dropped one, and of that one."""
+        return {
+            place_of(api): place_of(progress.stands_in_for)
+            for api, progress in self.apis.items()
+            if progress.stands_in_for is not None
+        }
 
     def asked(self) -> dict[str, ApiProgress]:
         """The APIs that are asked anything, as far as is known."""
@@ -97,13 +115,12 @@ class StoredJob:
 
     def too_few(self) -> JobError | None:
         """Why the job cannot go on: fewer APIs are left than it needs. None while enough are."""
-        dropped = self.finished("dropped")
-        asked = len(self.asked())
-        left, least = asked - len(dropped), self.request.least_apis(asked)
+        dropped, asked = self.finished("dropped"), self.asked()
+        left, least = sum(api not in dropped for api in asked), self.request.least_apis(len(asked))
         if left >= least:
             return None
         reasons = "; ".join(f"{self.apis[api].url}: {self.apis[api].reason}" for api in dropped[:5])
-        message = f"{left} of {asked} APIs are left and at least {least} are needed. Dropped: {reasons}"
+        message = f"{left} of {len(asked)} APIs are left and at least {least} are needed. Dropped: {reasons}"
         return JobError(code="too_few_apis", message=message, param="apis")
 
 
@@ -223,7 +240,7 @@ def _part(fields: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _in_order(apis: Mapping[str, Any]) -> list[str]:
-    return sorted(apis, key=lambda api: int(api[1:]))
+    return sorted(apis, key=place_of)
 
 
 def _time(microseconds: str) -> datetime:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from contracts.jobs import ApiProgress, JobStatus, Phase
 from contracts.meta_models import MetaModel
 from meta_server.store import keys
-from meta_server.store.stored_job import PHASES
+from meta_server.store.stored_job import PHASES, kept
 from metering.leases import Lease
 from metering.records import MoveRefused, Records, Series
 
@@ -42,13 +43,27 @@ class Work:
         """How many classes an API has: what it told first. Raises `LeaseLost`, `StoreUnavailable`."""
         return int(await self._records.decide(keys.records(job_id), lease, f"classes:{api_id}", str(classes)))
 
-    async def set_api(self, job_id: str, lease: Lease, api_id: str, progress: ApiProgress) -> None:
-        """Set and announce where an API stands. Raises `LeaseLost`, `StoreUnavailable`."""
+    async def agree_on_stand_in(self, job_id: str, lease: Lease, api_id: str, spares: Sequence[str]) -> str | None:
+        """The first of these APIs that stands in for no other one; None for none. Raises `LeaseLost`, `StoreUnavailable`."""
+        for spare in spares:
+            if await self._records.decide(keys.records(job_id), lease, f"stand_in:{spare}", api_id) == api_id:
+                return spare
+        return None
+
+    async def set_api(
+        self,
+        job_id: str,
+        lease: Lease,
+        api_id: str,
+        progress: ApiProgress,
+        others: Mapping[str, ApiProgress] = MappingProxyType({}),
+    ) -> None:
+        """Set and announce where an API stands; set `others` in the same step. Raises `LeaseLost`, `StoreUnavailable`."""
         await self._records.write(
             keys.records(job_id),
             lease,
             into=keys.job(job_id, "apis"),
-            fields={api_id: progress.model_dump_json(exclude={"answered"})},
+            fields={api: kept(one) for api, one in ({api_id: progress} | dict(others)).items()},
             event=("api", {"api": api_id, **progress.model_dump(mode="json", include={"state", "planned", "reason"})}),
         )
 

@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from contracts.methods import PqdOptions
-from dfml.plans import ENOUGH, FEW, Plan, fitted, plan
+from dfml.plans import ENOUGH, FEW, Plan, fitted, handed_on, order, plan
 
 whole = st.integers
 
@@ -99,6 +99,26 @@ def test_another_seed_asks_other_apis() -> None:
         return {api for api, indices in enumerate(made.assigned) if len(indices)}
 
     assert len({frozenset(asked(seed)) for seed in range(5)}) == 5
+
+
+@given(apis=whole(2, 30), asked=whole(1, 29), dropped=st.lists(whole(0, 10**6), max_size=30), seed=whole(0, 2**31 - 1))
+def test_whoever_stands_in_has_the_part_of_whom_it_replaced(
+    apis: int, asked: int, dropped: list[int], seed: int
+) -> None:
+    """Against dropping one after another: parts go on to whoever comes from the end of the order, and none is lost."""
+    queue = order(apis, seed=seed)
+    parts = {api: place if place < asked else None for place, api in enumerate(queue)}
+    at_first = [parts[api] for api in range(apis)]
+    stand_ins: dict[int, int] = {}
+    spares = queue[asked:]
+    for pick in dropped:
+        holders = [api for api, part in parts.items() if part is not None]
+        gone = holders[pick % len(holders)]
+        if not spares:
+            break
+        stand_ins[spares[-1]] = gone
+        parts[gone], parts[spares.pop()] = None, parts[gone]
+    assert handed_on(at_first, stand_ins) == [parts[api] for api in range(apis)]
 
 
 def test_where_there_are_few_images_more_apis_are_asked_about_them() -> None:

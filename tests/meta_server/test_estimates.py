@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from contracts.estimates import Aim, EstimateRequest
 from contracts.jobs import JobRequest
+from contracts.methods import ProceduralQueries
+from dfml.plans import Limits, plan
 from meta_server import measured
 from meta_server.estimates import estimate
 from meta_server.measured import expected, needed
-from worker.queries import plan_of
 
 MEASURED = json.loads((Path(__file__).parent.parent.parent / "benchmarks/results/methods.json").read_text())
 
@@ -25,8 +28,13 @@ def job(**changes: Any) -> JobRequest:
     return JobRequest.model_validate({"apis": apis, "budget": {"queries": 1001, "currency": "EUR"}, **changes})
 
 
+def planned_of(request: JobRequest) -> tuple[NDArray[np.int64], ...]:
+    assert isinstance(request.method, ProceduralQueries)
+    return plan(request.method, **Limits.of(request)._asdict(), seed=request.seed).assigned
+
+
 def test_it_tells_what_is_planned_and_what_that_costs() -> None:
-    told, planned = estimate(job()), plan_of(job()).assigned
+    told, planned = estimate(job()), planned_of(job())
     assert [one.queries for one in told.per_api.values()] == [len(indices) for indices in planned]
     assert told.queries == sum(len(indices) for indices in planned) <= 1001
     assert (told.per_api["a0"].cost, told.per_api["a1"].cost, told.cost, told.currency) == (
@@ -42,9 +50,7 @@ def test_it_tells_what_is_planned_and_what_that_costs() -> None:
 def test_of_many_apis_it_tells_which_are_asked(queries: int, changes: dict[str, Any]) -> None:
     apis = [{"url": f"http://api{n}.test/v2/models/m"} for n in range(12)]
     request = job(apis=apis, budget={"queries": queries}, **changes)
-    assert [one.queries for one in estimate(request).per_api.values()] == [
-        len(one) for one in plan_of(request).assigned
-    ]
+    assert [one.queries for one in estimate(request).per_api.values()] == [len(one) for one in planned_of(request)]
 
 
 def test_published_weights_are_not_asked_and_cost_nothing() -> None:

@@ -36,10 +36,10 @@ def job() -> Callable[..., Job]:
 
     def make(status: str = "queued", **fields: Any) -> Job:
         apis = {
-            "a0": ApiProgress(url="http://zoo/v2/models/first", state="acquiring", answered=20, planned=50),
-            "a1": ApiProgress(
-                url="http://zoo/v2/models/second", state="dropped", planned=50, reason="it answers nothing"
+            "a0": ApiProgress(
+                url="http://zoo/v2/models/first", state="acquiring", answered=20, planned=50, stands_in_for="a1"
             ),
+            "a1": ApiProgress(url="http://zoo/v2/models/second", state="dropped", reason="it answers nothing"),
         }
         return Job(
             id="job_1",

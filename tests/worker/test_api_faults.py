@@ -153,7 +153,7 @@ async def test_an_api_of_another_size_is_shown_the_same_images_resized(world: An
     await world.acquire(job.id, "a1")
     stored = await world.store.load(job.id)
     assert stored.input_shape == (3, 16, 16)
-    pool = queries_of(stored.request, (3, 16, 16)).images(plan_of(stored.request).assigned[1])
+    pool = queries_of(stored.request, (3, 16, 16)).images(plan_of(stored).assigned[1])
     shown = np.concatenate(seen)
     assert shown.shape == (len(pool), 3, 8, 12)
     fitted = [Image.fromarray(image.transpose(1, 2, 0)).resize((12, 8), Image.Resampling.BILINEAR) for image in pool]

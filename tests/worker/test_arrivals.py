@@ -136,10 +136,10 @@ async def same_as_all_at_once(world: Any, job_id: str, *, apis: int) -> None:
     """The model is what the method makes of all answers, asked of the APIs again."""
     stored = await world.store.load(job_id)
     request, shape = stored.request, stored.input_shape
-    pool = queries_of(request, shape).images(range(plan_of(request).images))
+    pool = queries_of(request, shape).images(range(plan_of(stored).images))
     asked = torch.zeros(len(pool), apis, dtype=torch.bool)
     probabilities = []
-    for api, indices in enumerate(plan_of(request).assigned):
+    for api, indices in enumerate(plan_of(stored).assigned):
         asked[indices, api] = True
         answer = torch.from_numpy(world.apis[f"api{api}.test"].answer(pool))
         probabilities.append(torch.where(asked[:, [api]], answer, 0.0))

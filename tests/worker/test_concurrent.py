@@ -98,7 +98,7 @@ async def test_faults_in_any_order_change_no_answer_and_cost_nothing_twice(
     assert len({key for key, _ in one.seen}) == len(one.seen)
     assert max(many) > 1
     stored = await world.store.load(job.id)
-    planned = plan_of(stored.request).assigned[0]
+    planned = plan_of(stored).assigned[0]
     expected = one.answer(queries_of(stored.request, (3, 16, 16)).images(planned))
     assert await answers_of(world, job.id) == {
         int(index): row.tobytes() for index, row in zip(planned, expected.astype(np.float32), strict=True)

@@ -7,8 +7,9 @@ import httpx
 import pytest
 from safetensors.numpy import load
 
-from contracts.jobs import JobStatus, Phase
+from contracts.jobs import Job, JobChange, JobStatus, Phase
 from dfml.plans import FEW
+from meta_server.planning import pinned, spares
 from meta_server.store import keys
 from meta_server.store.meta_models import MetaModelStore
 from meta_server.store.stored_job import LEARN, acquire_role
@@ -16,6 +17,28 @@ from metering.ledger import Outcome
 from worker.queries import plan_of, queries_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+
+def refuse(*_: Any) -> httpx.Response:
+    return httpx.Response(403)
+
+
+def host(api_id: str) -> str:
+    return f"api{api_id[1:]}.test"
+
+
+def spares_of(job: Job) -> list[str]:
+    """Those that nothing is planned for."""
+    return [api_id for api_id, one in job.progress.per_api.items() if job.told_state(one) == "not asked"]
+
+
+async def acquired_by_all(world: Any, job: Job) -> Job:
+    """Those that stand in are asked as well, each after a message."""
+    await world.acquire_all(job)
+    while due := [role for role in (await world.store.load(job.id)).due() if role != LEARN]:
+        assert {(job.id, role) for role in due} <= set(world.queue.sent)
+        await asyncio.gather(*(world.acquire(job.id, role.removeprefix(acquire_role(""))) for role in due))
+    return await world.store.get(job.id)
 
 
 async def test_a_job_from_apis_to_meta_model(world: Any, api: Any) -> None:
@@ -41,8 +64,10 @@ async def test_a_job_from_apis_to_meta_model(world: Any, api: Any) -> None:
 
 async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None:
     job = await world.submit(*(api() for _ in range(FEW + 2)), queries=FEW * 20)
+    for spare in spares_of(job):
+        del world.apis[host(spare)]  # not even looked for
     acquired = await world.acquire_all(job)
-    assert sorted(one.charged for one in world.apis.values()) == [0, 0, *[20] * FEW]
+    assert [one.charged for one in world.apis.values()] == [20] * FEW
     told = acquired.progress.per_api.values()
     assert (
         sorted((one.state, one.planned, one.answered) for one in told)
@@ -54,11 +79,88 @@ async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None
 
 
 async def test_of_those_asked_enough_must_answer(world: Any, api: Any) -> None:
-    """That twice as many others were not asked, and so never refused, does not help."""
+    """Each of the others was asked in the place of one that refused, and refused."""
     apis = [api(refuse=lambda *_: httpx.Response(403)) for _ in range(3 * FEW)]
-    told = await world.acquire_all(await world.submit(*apis, queries=FEW * 20))
+    told = await acquired_by_all(world, await world.submit(*apis, queries=FEW * 20))
     assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
-    assert sum(one.state == "dropped" for one in told.progress.per_api.values()) <= FEW
+    assert f"of {FEW} APIs are left and at least {FEW // 2} are needed" in told.error.message
+    assert sum(one.state == "dropped" for one in told.progress.per_api.values()) > 2 * FEW
+
+
+async def test_another_api_stands_in_for_one_that_gives_nothing(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 2)), queries=FEW * 20)
+    gone, *_ = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
+    world.apis[host(gone)].refuse = refuse
+    told = await acquired_by_all(world, job)
+    (stand_in,) = [api_id for api_id, one in told.progress.per_api.items() if one.stands_in_for == gone]
+    (left,) = set(spares_of(job)) - {stand_in}
+    states = {api_id: told.told_state(one) for api_id, one in told.progress.per_api.items()}
+    assert (states[gone], states[stand_in], states[left]) == ("dropped", "done", "not asked")
+    assert told.budget.confirmed == FEW * 20
+    assert sorted(one.charged for one in world.apis.values()) == [0, 0, *[20] * FEW]
+    images, stored = queries_of(job.request, (3, 16, 16)), await world.store.load(job.id)
+    for settled in await world.store.ledger(job.id).settled(stand_in):
+        kept = load(world.context.artifacts.read(settled.path))
+        assert (kept["probabilities"] == world.apis[host(stand_in)].answer(images.images(kept["indices"]))).all()
+    assert [len(indices) for indices in plan_of(stored).assigned] == [
+        one.planned for one in told.progress.per_api.values()
+    ]
+    said = [event.data for event in (await world.store.events.page(job.id, limit=1000)).items]
+    assert any("stands in" in one.get("message", "") and one["api"] == stand_in for one in said)
+    assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+
+
+async def test_whoever_stands_in_may_be_replaced_until_nobody_is_left(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 4)), queries=FEW * 20)
+    asked = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
+    for api_id in (*asked[:3], *spares_of(job)[:2]):
+        world.apis[host(api_id)].refuse = refuse
+    told = await acquired_by_all(world, job)
+    assert sum(one.charged for one in world.apis.values()) == told.budget.confirmed == (FEW - 1) * 20
+    per_api = told.progress.per_api
+    assert [one.planned for one in per_api.values() if one.state == "dropped"].count(20) == 1  # nobody was left for it
+    replaced = [one.stands_in_for for one in per_api.values() if one.stands_in_for]
+    assert len(replaced) == len(set(replaced)) == 4
+    assert "not asked" not in {told.told_state(one) for one in per_api.values()}
+    assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+
+
+async def test_a_worker_that_dies_before_it_says_who_stands_in_agrees_on_the_same(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 3)), queries=FEW * 20)
+    gone, *_ = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
+    world.apis[host(gone)].refuse = refuse
+    lease = await world.store.take(job.id, acquire_role(gone), "a worker that dies")
+    free = [f"a{place}" for place in spares(job.request, dict(enumerate(job.progress.per_api.values())))]
+    agreed = await world.store.work.agree_on_stand_in(job.id, lease, gone, free)
+    await world.store.leases.release(lease)
+    told = await acquired_by_all(world, job)
+    assert {api_id: one.stands_in_for for api_id, one in told.progress.per_api.items() if one.stands_in_for} == {
+        agreed: gone
+    }
+
+
+async def test_a_raised_budget_asks_on_where_another_stands_in(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 2)), queries=FEW * 20)
+    gone, *_ = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
+    world.apis[host(gone)].refuse = refuse
+    await acquired_by_all(world, job)
+    await world.store.moves.pause(job.id)
+    raised = await world.store.change(job.id, JobChange(budget={"queries": FEW * 30}), pinned=pinned)
+    assert [one.planned for one in raised.progress.per_api.values() if one.state == "waiting"] == [30] * FEW
+    await world.store.moves.resume(job.id)
+    told = await acquired_by_all(world, job)
+    assert sorted(one.charged for one in world.apis.values()) == [0, 0, *[30] * FEW]
+    assert world.apis[host(gone)].charged == 0
+    assert told.budget.confirmed == FEW * 30
+    assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+
+
+async def test_where_the_time_for_asking_is_over_nobody_stands_in(world: Any, api: Any) -> None:
+    late = api(refuse=lambda *_: httpx.Response(429, headers={"Retry-After": "9"}))
+    job = await world.submit(*(late for _ in range(FEW + 2)), queries=FEW * 20, acquire_deadline=0.2)
+    told = await acquired_by_all(world, job)
+    assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
+    assert not any(one.stands_in_for for one in told.progress.per_api.values())
 
 
 async def test_as_many_apis_are_asked_as_must_answer(world: Any, api: Any) -> None:
@@ -71,7 +173,7 @@ async def test_answers_are_kept_as_received(world: Any, api: Any) -> None:
     job = await world.submit(one, queries=100)
     await world.acquire_all(job)
     stored = await world.store.load(job.id)
-    planned = plan_of(stored.request).assigned[0]
+    planned = plan_of(stored).assigned[0]
     images = queries_of(stored.request, (3, 16, 16))
     seen = []
     for settled in await world.store.ledger(job.id).settled("a0"):

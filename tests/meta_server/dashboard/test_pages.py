@@ -97,6 +97,21 @@ async def test_a_job_is_told_and_nothing_it_says_is_taken_as_html(
     await get(http, "/?status=cancelling", status=200)
 
 
+async def test_an_api_that_stands_in_is_told_with_the_one_it_replaced(
+    http: httpx.AsyncClient, services: Services, request_body: Any
+) -> None:
+    apis = [{"url": f"http://zoo.test/v2/models/teacher-{n:02d}"} for n in range(9)]
+    job = (await http.post("/v1/jobs", json=request_body | {"apis": apis})).json()
+    (spare,) = [api_id for api_id, one in job["progress"]["per_api"].items() if one["state"] == "done"]
+    gone = "a0" if spare != "a0" else "a1"
+    lease = await services.jobs.take(job["id"], f"acquire:{gone}", "test")
+    assert lease is not None
+    here, other = ApiProgress(url=apis[int(gone[1:])]["url"], state="dropped"), apis[int(spare[1:])]["url"]
+    there = ApiProgress(url=other, planned=9, stands_in_for=gone)
+    await services.jobs.work.set_api(job["id"], lease, gone, here, {spare: there})
+    assert f"in the place of teacher-0{gone[1:]}" in (await get(http, f"/jobs/{job['id']}")).text
+
+
 async def test_the_moves_a_page_offers_are_moves_the_server_makes(http: httpx.AsyncClient, request_body: Any) -> None:
     job = (await http.post("/v1/jobs", json=request_body)).json()["id"]
     for move, then in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
