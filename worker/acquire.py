@@ -59,16 +59,16 @@ async def acquire(context: Context, job: StoredJob, watch: Watch, *, api_id: str
 
 async def _drop(context: Context, job: StoredJob, api_id: str, watch: Watch, why: Exception) -> None:
     """Drop an API that answered nothing, and have another stand in for it."""
-    work, place, stand_ins = context.store.work, place_of(api_id), job.stand_ins()
-    stand_in = None
+    work, place = context.store.work, place_of(api_id)
+    standing = await context.store.load(job.id)
+    stand_ins, stand_in = standing.stand_ins(), None
     if not isinstance(why, JobEnough) and place not in stand_ins.values():
-        now = {place_of(api): progress for api, progress in (await context.store.load(job.id)).apis.items()}
-        free = [f"a{spare}" for spare in spares(job.request, now)]
-        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, free)
+        free = spares(standing.request, {place_of(api): progress for api, progress in standing.apis.items()})
+        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, [f"a{spare}" for spare in free])
     if stand_in is None:
         await _tell(context, job, api_id, watch, state="dropped", reason=str(why))
         return
-    anew = started(job.request, stand_ins | {place_of(stand_in): place})
+    anew = started(standing.request, stand_ins | {place_of(stand_in): place})
     progress = anew[place].model_copy(update={"state": "dropped", "reason": str(why)})
     await work.set_api(job.id, watch.lease, api_id, progress, {stand_in: anew[place_of(stand_in)]})
     await asyncio.to_thread(context.queue.send, job.id, acquire_role(stand_in), tenant=job.tenant)

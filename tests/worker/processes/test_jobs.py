@@ -15,6 +15,7 @@ from PIL import Image
 
 from contracts.access import DEFAULT_TENANT
 from contracts.jobs import JobStatus
+from dfml.plans import FEW
 from meta_server.app import create_app
 from meta_server.queue import Queue, lane_of
 from meta_server.settings import Settings
@@ -51,6 +52,22 @@ async def test_a_job_through_both_workers(
     assert {json.loads(line)["level"] for line in words.splitlines() if line} == {"info"}, words
     assert redis_url.split("@")[0].split(":")[-1] not in words  # the password
     assert "Warning" not in words
+
+
+async def test_a_worker_asks_the_api_that_stands_in_for_another(
+    store: JobStore, queue: Queue, api: Any, request_of: Any, serve: Any, start_worker: Any
+) -> None:
+    books = [api() for _ in range(FEW + 1)]
+    served = [serve(one) for one in books]
+    job, _ = await store.create(request_to(request_of, *served, budget={"queries": FEW * 20}))
+    planned = [one.planned for one in job.progress.per_api.values()]
+    books[planned.index(20)].refuse = lambda *_: httpx.Response(403, json={})
+    start_worker("acquire", allow=",".join(one.host for one in served))
+    queue.begin([job.id])
+    asked = await until(store, job.id, lambda job: job.budget.confirmed == FEW * 20)
+    assert [one.charged for one in books].count(0) == 1
+    assert books[planned.index(0)].charged == 20
+    assert asked.progress.per_api[f"a{planned.index(0)}"].stands_in_for == f"a{planned.index(20)}"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of the S3 server and botocore
