@@ -174,4 +174,4 @@ def test_an_api_of_any_make_is_described_by_keyboard_in_fields(visit: Callable[.
         "max_images": 1,
         "headers": {"X-Model": "flowers"},
     }
-    page.wait_for_function("!document.querySelector('[aria-invalid]')")
+    page.locator("[aria-invalid]").first.wait_for(state="detached")
