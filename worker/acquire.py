@@ -71,9 +71,9 @@ async def _drop(context: Context, job: StoredJob, api_id: str, watch: Watch, why
     anew = started(standing.request, stand_ins | {place_of(stand_in): place})
     progress = anew[place].model_copy(update={"state": "dropped", "reason": str(why)})
     await work.set_api(job.id, watch.lease, api_id, progress, {stand_in: anew[place_of(stand_in)]})
-    await asyncio.to_thread(context.queue.send, job.id, acquire_role(stand_in), tenant=job.tenant)
     message = f"{job.spec(stand_in).url} stands in for an API that was dropped: {why}"
     await work.warn(job.id, watch.lease, message, api=stand_in)
+    await asyncio.to_thread(context.queue.send, job.id, acquire_role(stand_in), tenant=job.tenant)
 
 
 async def _check_learners(context: Context, job: StoredJob, watch: Watch) -> None:

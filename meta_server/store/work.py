@@ -63,7 +63,7 @@ class Work:
             keys.records(job_id),
             lease,
             into=keys.job(job_id, "apis"),
-            fields={api: kept(one) for api, one in ({api_id: progress} | dict(others)).items()},
+            fields={api: kept(one) for api, one in {api_id: progress, **others}.items()},
             event=("api", {"api": api_id, **progress.model_dump(mode="json", include={"state", "planned", "reason"})}),
         )
 

@@ -3,7 +3,6 @@
 import copy
 import io
 import json
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -97,17 +96,16 @@ def test_an_archive_computes_what_was_exported(net: nn.Module, archive: bytes) -
 def test_nothing_of_an_archive_is_unpickled(
     net: nn.Module, archive: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "was here",))
+    # a stream that calls os.mkdir when it is unpickled
+    hostile = f"cos\nmkdir\n(V{tmp_path / 'was here'}\ntR.".encode()
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("unpickled")
 
-    evil = changed(archive, lambda files: files.update({"data/sample_inputs/model.pt": pickle.dumps(Evil())}))
+    evil = changed(archive, lambda files: files.update({"data/sample_inputs/model.pt": hostile}))
     monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(pickle, "loads", refuse)
-    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    monkeypatch.setattr("pickle.loads", refuse)
+    monkeypatch.setattr("pickle.Unpickler", refuse)
     images = torch.rand(2, *SHAPE)
     torch.testing.assert_close(read_archive(evil)(images), net(images))
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +158,8 @@ def test_an_archive_that_does_anything_else_is_refused(archive: bytes, change: A
 def test_a_damaged_archive_is_refused(archive: bytes) -> None:
     flipped = bytearray(archive)
     flipped[archive.index(b"weight_1") + 200] ^= 1
-    for content in (b"", b"PK\x03\x04", archive[: len(archive) // 2], bytes(flipped), pickle.dumps([1])):
+    pickled = b"\x80\x04\x95\x06\x00\x00\x00\x00\x00\x00\x00]\x94K\x01a."  # [1]
+    for content in (b"", b"PK\x03\x04", archive[: len(archive) // 2], bytes(flipped), pickled):
         with pytest.raises(BadProgram):
             read_archive(content)
 

@@ -80,7 +80,7 @@ async def test_with_few_queries_few_apis_are_asked(world: Any, api: Any) -> None
 
 async def test_of_those_asked_enough_must_answer(world: Any, api: Any) -> None:
     """Each of the others was asked in the place of one that refused, and refused."""
-    apis = [api(refuse=lambda *_: httpx.Response(403)) for _ in range(3 * FEW)]
+    apis = [api(refuse=refuse) for _ in range(3 * FEW)]
     told = await acquired_by_all(world, await world.submit(*apis, queries=FEW * 20))
     assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
     assert f"of {FEW} APIs are left and at least {FEW // 2} are needed" in told.error.message
@@ -153,6 +153,23 @@ async def test_a_raised_budget_asks_on_where_another_stands_in(world: Any, api: 
     assert world.apis[host(gone)].charged == 0
     assert told.budget.confirmed == FEW * 30
     assert (await world.learn(job.id)).status == JobStatus.SUCCEEDED
+
+
+async def test_a_retried_job_asks_none_that_another_stands_in_for(world: Any, api: Any) -> None:
+    job = await world.submit(*(api() for _ in range(FEW + 1)), queries=FEW * 20)
+    asked = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
+    for api_id in asked[: FEW // 2 + 2]:
+        world.apis[host(api_id)].refuse = refuse
+    told = await acquired_by_all(world, job)
+    assert (told.status, told.error.code) == (JobStatus.FAILED, "too_few_apis")
+    (replaced,) = [one.stands_in_for for one in told.progress.per_api.values() if one.stands_in_for]
+    for one in world.apis.values():
+        one.refuse = None
+    await world.store.moves.retry(job.id)
+    told = await acquired_by_all(world, job)
+    assert {api_id for api_id, one in told.progress.per_api.items() if one.state == "dropped"} == {replaced}
+    assert [one.charged for one in world.apis.values()].count(20) == FEW
+    assert (world.apis[host(replaced)].charged, told.budget.confirmed) == (0, FEW * 20)
 
 
 async def test_where_the_time_for_asking_is_over_nobody_stands_in(world: Any, api: Any) -> None:

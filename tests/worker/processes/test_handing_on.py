@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
-import safetensors.torch
 import torch
 from redis.asyncio import Redis
+from safetensors.torch import load as from_safetensors
 
 from contracts.jobs import Job, JobStatus
 from dfml.checkpoint import decode
@@ -126,5 +126,5 @@ async def test_a_killed_learner_is_followed_by_one_that_goes_on_from_its_checkpo
     answers = Answers(torch.from_numpy(pool), [torch.from_numpy(one.answer(pool))], torch.ones(64, 1, dtype=torch.bool))
     wanted = weights(pqd.distil(answers, request.meta_model, request.method, seed=0).backbone)
     (path,) = artifacts.list(f"jobs/{job.id}/checkpoints")
-    got = safetensors.torch.load(artifacts.recall(path))
+    got = from_safetensors(artifacts.recall(path))
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
