@@ -215,6 +215,11 @@ class JobRequest(Input):
         return self
 
     @property
+    def api_ids(self) -> list[str]:
+        """The name of each API within the job: `a0`, `a1`, …"""
+        return [f"a{place}" for place in range(len(self.apis))]
+
+    @property
     def takes_weights(self) -> bool:
         """Whether its method learns from published weights, and asks no API anything."""
         gradients = getattr(self.method, "gradients", None)
@@ -236,6 +241,11 @@ class JobRequest(Input):
         """
         ended = api.state in ("done", "dropped")
         return api.planned > 0 or not ended or not isinstance(self.method, ProceduralQueries)
+
+
+def place_of(api_id: str) -> int:
+    """The place in a request of the API that it names so."""
+    return int(api_id.removeprefix("a"))
 
 
 def _access_faults(request: JobRequest) -> list[tuple[Place, str]]:

@@ -19,8 +19,8 @@ def estimate(request: JobRequest) -> Estimate:
     prices = [None if api.price_per_1k is None else money.micro(api.price_per_1k) for api in request.apis]
     costs = [None if price is None else math.ceil(n * price / 1000) for n, price in zip(queries, prices, strict=True)]
     per_api = {
-        f"a{index}": ApiEstimate(url=api.url, queries=asked, cost=None if cost is None else money.told(cost))
-        for index, (api, asked, cost) in enumerate(zip(request.apis, queries, costs, strict=True))
+        api_id: ApiEstimate(url=api.url, queries=asked, cost=None if cost is None else money.told(cost))
+        for api_id, api, asked, cost in zip(request.api_ids, request.apis, queries, costs, strict=True)
     }
     known = [cost for cost in costs if cost is not None]
     limit = None if request.budget.cost is None else money.micro(request.budget.cost)

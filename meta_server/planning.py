@@ -29,7 +29,7 @@ def started(request: JobRequest, stand_ins: Mapping[int, int]) -> list[ApiProgre
             url=api.url,
             planned=share,
             state="waiting" if share else "done",
-            stands_in_for=f"a{stand_ins[place]}" if place in stand_ins else None,
+            stands_in_for=request.api_ids[stand_ins[place]] if place in stand_ins else None,
         )
         for place, (api, share) in enumerate(zip(request.apis, handed_on(planned, stand_ins), strict=True))
     ]

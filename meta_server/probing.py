@@ -20,7 +20,7 @@ BATCH = 64  # images a request to an API that states no limit, as the worker sen
 
 async def probed(services: Services, request: EstimateRequest, *, tenant: str) -> Probe:
     """What the APIs show. Raises `ProblemError` (`unavailable` when no worker told in time), `StoreUnavailable`."""
-    images = {f"a{index}": count for index, count in enumerate(_images(request))}
+    images = dict(zip(request.api_ids, _images(request), strict=True))
     most = sum(images.values())
     counter = await services.probes.count(tenant, most)
     used = 0

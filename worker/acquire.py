@@ -11,11 +11,11 @@ import numpy as np
 from kombu.exceptions import OperationalError
 
 from client.errors import ApiUnavailable, MetazooError, RateLimited
-from contracts.jobs import JobError, Phase
+from contracts.jobs import JobError, Phase, place_of
 from contracts.methods import ProceduralQueries
 from meta_server.planning import spares, started
 from meta_server.store import stored_job
-from meta_server.store.stored_job import LEARN, StoredJob, acquire_role, place_of
+from meta_server.store.stored_job import LEARN, StoredJob, acquire_role
 from metering.scripts import StoreUnavailable
 from metering.tasks import end
 from worker.adapters import open_model
@@ -64,7 +64,8 @@ async def _drop(context: Context, job: StoredJob, api_id: str, watch: Watch, why
     stand_ins, stand_in = standing.stand_ins(), None
     if not isinstance(why, JobEnough) and place not in stand_ins.values():
         free = spares(standing.request, {place_of(api): progress for api, progress in standing.apis.items()})
-        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, [f"a{spare}" for spare in free])
+        ids = [standing.request.api_ids[spare] for spare in free]
+        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, ids)
     if stand_in is None:
         await _tell(context, job, api_id, watch, state="dropped", reason=str(why))
         return

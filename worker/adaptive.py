@@ -37,7 +37,7 @@ from worker.probe import BadApi, check_same_size
 from worker.remote import Enough, RemoteTeacher
 from worker.transport import AddressRefused
 from worker.watch import Watch
-from worker.weights import KeptWeights, checkpoint_of, place_of
+from worker.weights import KeptWeights, checkpoint_of, field_of
 
 OnStep = Callable[..., None]
 
@@ -206,7 +206,7 @@ async def _white_boxes(context: Context, job: StoredJob, device: str) -> list[Mo
             return white_box(kept.network, context.artifacts.recall(kept.path), ways=kept.ways, device=device)
         except ValueError as error:  # it may hold words of the file's, which are not repeated
             told = f"the weights that {job.spec(api_id).url} publishes are not those of the network that it states"
-            raise _fault("weights_unfit", f"{told}: leave it out, or tell its host", place_of(api_id)) from error
+            raise _fault("weights_unfit", f"{told}: leave it out, or tell its host", field_of(api_id)) from error
 
     return [await asyncio.to_thread(load, api_id) for api_id in job.finished("done")]
 

@@ -53,7 +53,7 @@ async def probe(context: Context, probe_id: str) -> None:
         async with room:
             return await _ask(context, asked, spec, asked.images[api_id])
 
-    ids = [f"a{index}" for index in range(len(asked.request.apis))]
+    ids = asked.request.api_ids
     found = await asyncio.gather(*(one(api_id, spec) for api_id, spec in zip(ids, asked.request.apis, strict=True)))
     told = Probe(
         charged=sum(each.charged for each in found),

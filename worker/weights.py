@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from client._flow import AsyncDriver, Request, once
 from client.model import ModelInfo, split_url
 from contracts._base import Record
-from contracts.jobs import JobError
+from contracts.jobs import JobError, place_of
 from contracts.zoo import SUFFIXES, Network, PublishedWeights
 from meta_server.store.stored_job import StoredJob
 from worker.context import Context
@@ -36,9 +36,9 @@ def checkpoint_of(api_id: str) -> str:
     return f"weights:{api_id}"
 
 
-def place_of(api_id: str) -> str:
+def field_of(api_id: str) -> str:
     """The field of the request that asks for an API's weights."""
-    return f"apis.{api_id[1:]}.access"
+    return f"apis.{place_of(api_id)}.access"
 
 
 async def take_weights(
@@ -60,7 +60,7 @@ async def take_weights(
                 f"the host of {url} publishes no weights: leave it out, or set its access to predict and "
                 "method.gradients.source to zeroth-order, surrogate or guided, which take answers alone and spend queries"
             )
-            raise JobFault(JobError(code="weights_needed", message=message, param=place_of(api_id)))
+            raise JobFault(JobError(code="weights_needed", message=message, param=field_of(api_id)))
         stated = _known(told, info)
         content = (await driver.run(once(Request("GET", f"/v1/models/{name}/weights"), echo=False))).content
     if await asyncio.to_thread(lambda: sha256(content).hexdigest()) != stated.sha256:

@@ -21,7 +21,7 @@ from safetensors.numpy import load as from_safetensors
 from benchmarks.chaos.service import Service
 from client import Metazoo
 from contracts.job_records import Event
-from contracts.jobs import MOVES, Job, JobStatus
+from contracts.jobs import MOVES, Job, JobStatus, place_of
 from dfml import io
 from meta_server.store import keys
 from meta_server.store.artifacts import Artifacts
@@ -170,9 +170,9 @@ def _check_answers(
             books.complain(bought.job_id, f"no chunk is known to have bought charge {charge} of {images} images")
             continue
         chunk = one.chunk if isinstance(one, Settled) else one
-        if (bought.models[int(chunk.api[1:])], chunk.images) != (model, images):
+        if (bought.models[place_of(chunk.api)], chunk.images) != (model, images):
             books.complain(bought.job_id, f"{chunk.id} of {chunk.images} images was charged {images} at {model}")
-        wanted = assigned[int(chunk.api[1:])][chunk.start : chunk.stop]
+        wanted = assigned[place_of(chunk.api)][chunk.start : chunk.stop]
         times[model].update(wanted)
         given_up = isinstance(one, Settled) and one.outcome is Outcome.UNCONFIRMED and not succeeded
         if not given_up and not (isinstance(one, Settled) and _delivered(artifacts, one, wanted)):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from contracts.job_records import AnswerPage, PaidAnswer
+from contracts.jobs import place_of
 from contracts.problems import Fault, ProblemError
 from metering.ledger import Ledger, Outcome, Settled
 
@@ -35,4 +36,4 @@ async def path(ledger: Ledger, name: str) -> str:
 
 async def _paid(ledger: Ledger) -> Sequence[Settled]:
     paid = [settled for settled in await ledger.settled() if settled.outcome is Outcome.CONFIRMED]
-    return sorted(paid, key=lambda settled: (int(settled.chunk.api[1:]), settled.chunk.number))
+    return sorted(paid, key=lambda settled: (place_of(settled.chunk.api), settled.chunk.number))

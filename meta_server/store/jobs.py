@@ -16,6 +16,7 @@ from contracts.jobs import (
     JobChange,
     JobRequest,
     JobStatus,
+    place_of,
 )
 from contracts.problems import ProblemError
 from meta_server.planning import started
@@ -23,7 +24,7 @@ from meta_server.store import events, ids, keys
 from meta_server.store.job_reader import JobReader, not_found
 from meta_server.store.moves import Moves, too_many
 from meta_server.store.secrets import Secrets
-from meta_server.store.stored_job import kept, place_of, told_job
+from meta_server.store.stored_job import kept, told_job
 from meta_server.store.stored_request import (
     canonical,
     found_by,
@@ -73,7 +74,7 @@ class JobStore(JobReader):
         Raises `ProblemError` (`key-reused`; `conflict` when the tenant has as many open jobs as it may), `StoreUnavailable`.
         """
         job_id = ids.new("job", now)
-        api_ids = [f"a{index}" for index in range(len(request.apis))]
+        api_ids = request.api_ids
         with_key = [(api_id, api.api_key) for api_id, api in zip(api_ids, request.apis, strict=True)]
         api_keys = {api_id: key.get_secret_value() for api_id, key in with_key if key is not None}
         if request.webhook is not None:

@@ -5,12 +5,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contracts.jobs import Job, JobError, JobStatus
+from contracts.jobs import Job, JobError, JobStatus, place_of
 from contracts.problems import ProblemError
 from meta_server.planning import started
 from meta_server.store import keys
 from meta_server.store.job_reader import JobReader
-from meta_server.store.stored_job import kept, place_of
+from meta_server.store.stored_job import kept
 from metering.leases import Lease
 from metering.records import MoveRefused, RecordKeys, Records, StillAtWork, TooManyOpen
 from metering.scripts import store_errors

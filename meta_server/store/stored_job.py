@@ -20,6 +20,7 @@ from contracts.jobs import (
     JobStatus,
     Phase,
     Progress,
+    place_of,
 )
 from contracts.meta_models import Score
 from contracts.methods import LEARN_AS_ANSWERS_COME
@@ -34,11 +35,6 @@ PHASES = tuple(Phase)
 def acquire_role(api_id: str) -> str:
     """The role that asks one API."""
     return f"acquire:{api_id}"
-
-
-def place_of(api_id: str) -> int:
-    """The API's place in the request."""
-    return int(api_id[1:])
 
 
 def kept(progress: ApiProgress) -> str:

@@ -30,7 +30,7 @@ def webhook_secret(webhook: Webhook) -> str:
 def ledger_fields(request: JobRequest) -> dict[str, str]:
     """The limits and prices of a request as its ledger takes them."""
     budget = request.budget
-    priced = {f"a{index}": api.price_per_1k for index, api in enumerate(request.apis)}
+    priced = {api_id: api.price_per_1k for api_id, api in zip(request.api_ids, request.apis, strict=True)}
     return budget_fields(
         budget.queries,
         budget.queries_per_api,
