@@ -20,17 +20,17 @@ ENOUGH = 2048
 
 
 class Limits(NamedTuple):
-    """What a plan keeps to: images in all, images of any one API, the number of APIs, and how many of them to ask at least."""
+    """What a plan keeps to: images in all, the number of APIs, images of any one, and how many of them to ask at least."""
 
     queries: int
-    queries_per_api: int | None
     apis: int
+    queries_per_api: int | None = None
     least_apis: int | None = None
 
     @classmethod
     def of(cls, request: JobRequest) -> Self:
         """Those of a job."""
-        return cls(request.budget.queries, request.budget.queries_per_api, len(request.apis), request.min_apis)
+        return cls(request.budget.queries, len(request.apis), request.budget.queries_per_api, request.min_apis)
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,8 @@ class Plan:
         return sum(len(indices) for indices in self.assigned)
 
 
-def plan(
-    options: ProceduralQueries,
-    *,
-    queries: int,
-    queries_per_api: int | None,
-    apis: int,
-    seed: int,
-    least_apis: int | None = None,
-) -> Plan:
-    """A plan that never asks more than `queries` images in all, nor `queries_per_api` of any one API.
+def plan(options: ProceduralQueries, limits: Limits, *, seed: int) -> Plan:
+    """A plan that never asks more than `limits.queries` images in all, nor `limits.queries_per_api` of any one API.
 
     With few queries few APIs are asked, drawn at random, all of them about the same images: `FEW` at first, or `least_apis` if
     these are more, a further one once those before it have `options.images_per_api`. When all have, all get more. So a larger
@@ -66,10 +58,11 @@ def plan(
 
     Raises ValueError where the budget does not give one image to each API.
     """
+    queries, apis, queries_per_api, _ = limits
     if apis < 1 or queries < apis or (queries_per_api is not None and queries_per_api < 1):
         raise ValueError(f"{queries} images are less than one for each of {apis} APIs: raise the budget")
     if asks_in_turn(options):
-        shares = in_turn(options, Limits(queries, queries_per_api, apis, least_apis), seed=seed)
+        shares = in_turn(options, limits, seed=seed)
         return Plan(max(shares), tuple(np.arange(share) for share in shares))
     rng = np.random.RandomState(seed)
     most = queries if queries_per_api is None else queries_per_api
@@ -102,7 +95,7 @@ def fitted(options: Options, images: int, *, queries_per_api: int | None) -> Opt
 
 def in_turn(options: ProceduralQueries, limits: Limits, *, seed: int) -> list[int]:
     """Images of each API where one is asked after another: each is asked about the first so many of the pool."""
-    queries, queries_per_api, apis, least_apis = limits
+    queries, apis, queries_per_api, least_apis = limits
     few = min(max(FEW, least_apis or 0), apis)
     first = enough(options, queries_per_api=queries_per_api)
     counts = np.zeros(apis, np.int64)  # in the order in which they are asked

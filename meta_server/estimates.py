@@ -49,6 +49,4 @@ def _queries(request: JobRequest) -> list[int]:
     if budget.queries > LARGEST_PLAN:  # told without drawing it
         most = request.method.images or budget.queries
         return [min(budget.queries // apis, budget.queries_per_api or budget.queries, most)] * apis
-    return [
-        len(indices) for indices in plan(request.method, **Limits.of(request)._asdict(), seed=request.seed).assigned
-    ]
+    return [len(indices) for indices in plan(request.method, Limits.of(request), seed=request.seed).assigned]

@@ -76,4 +76,4 @@ def _with(request: JobRequest, **options: int) -> JobRequest:
 
 
 def _plan(request: JobRequest, method: ProceduralQueries) -> Plan:
-    return plan(method, **Limits.of(request)._asdict(), seed=request.seed)
+    return plan(method, Limits.of(request), seed=request.seed)

@@ -39,7 +39,7 @@ def _plan(
     images: int | None, apis_per_image: int | None, images_per_api: int | None, limits: Limits, seed: int
 ) -> Plan:
     options = ProceduralQueries(images=images, apis_per_image=apis_per_image, images_per_api=images_per_api)
-    return plan(options, **limits._asdict(), seed=seed)
+    return plan(options, limits, seed=seed)
 
 
 def own_pool(request: JobRequest, input_shape: tuple[int, int, int], artifacts: Artifacts) -> QuerySet | OwnImages:

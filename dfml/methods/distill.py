@@ -20,7 +20,7 @@ from dfml.nets import Backbone, build
 from dfml.nets.learner import Learner, build_learner
 from dfml.numerics.distillation import divergence
 from dfml.numerics.inner_loop import set_running_statistics
-from dfml.plans import plan
+from dfml.plans import Limits, plan
 from dfml.procedural import query_set
 from dfml.teachers import Teacher
 from dfml.training import Training
@@ -49,7 +49,7 @@ def train(
     on_step: OnStep | None = None,
 ) -> Averaged:
     """The whole method on teachers at hand. Asks them about `queries` images in all, at most."""
-    planned = plan(options, queries=queries, queries_per_api=queries_per_api, apis=len(teachers), seed=seed)
+    planned = plan(options, Limits(queries, len(teachers), queries_per_api), seed=seed)
     pool = query_set(options.mixture, seed=seed, size=teachers[0].input_shape[1:])
     images = torch.from_numpy(pool.images(range(planned.images)))
     return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)

@@ -11,7 +11,6 @@ The service does the first three over HTTP, within a budget, and calls `distil` 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 
 import torch
@@ -39,7 +38,7 @@ from dfml.numerics.distillation import (
     standardised,
 )
 from dfml.numerics.inner_loop import set_running_statistics
-from dfml.plans import Plan, fitted, plan
+from dfml.plans import Limits, Plan, fitted, plan
 from dfml.procedural import query_set
 from dfml.spill import chosen as chosen_images
 from dfml.teachers import Teacher, check_images
@@ -101,8 +100,8 @@ def train(
     drawn at random, none twice; where there are fewer, each goes to more APIs. Raises ValueError where they do not fit.
     """
     shape = teachers[0].input_shape
-    within = partial(plan, queries=queries, queries_per_api=queries_per_api, apis=len(teachers), seed=seed)
-    planned = within(options)
+    limits = Limits(queries, len(teachers), queries_per_api)
+    planned = plan(options, limits, seed=seed)
     if unlabelled is None:
         images = torch.from_numpy(query_set(options.mixture, seed=seed, size=shape[1:]).images(range(planned.images)))
     else:
@@ -110,7 +109,7 @@ def train(
         if unlabelled.dtype != torch.uint8:
             raise ValueError(f"unlabelled images are {unlabelled.dtype}: give uint8, which is what is asked about")
         if planned.images > len(unlabelled):
-            planned = within(fitted(options, len(unlabelled), queries_per_api=queries_per_api))
+            planned = plan(fitted(options, len(unlabelled), queries_per_api=queries_per_api), limits, seed=seed)
         images = unlabelled[torch.from_numpy(unlabelled_order(len(unlabelled), seed=seed)[: planned.images])]
     return distil(ask(teachers, images, planned), config, options, seed=seed, device=device, on_step=on_step)
 

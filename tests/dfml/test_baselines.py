@@ -12,7 +12,7 @@ from dfml.memory import Answers
 from dfml.methods import METHODS, baselines, distill
 from dfml.methods.pqd import ask
 from dfml.nets import weights
-from dfml.plans import plan
+from dfml.plans import Limits, plan
 from dfml.procedural import query_set
 from dfml.teachers import ModuleTeacher
 
@@ -81,7 +81,7 @@ def test_a_mean_of_distilled_networks_is_their_mean(blob_teachers: list[ModuleTe
     )
     assert sum(teacher.queries for teacher in teachers) - sum(before) <= 60
     assert seen == [(step, 8) for step in range(1, 9)]
-    planned = plan(options, queries=60, queries_per_api=None, apis=2, seed=0)
+    planned = plan(options, Limits(60, 2), seed=0)
     pool = torch.from_numpy(query_set(options.mixture, seed=0, size=(16, 16)).images(range(planned.images)))
     answers = ask(teachers, pool, planned)
     alone = []

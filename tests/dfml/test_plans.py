@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from contracts.methods import PqdOptions
-from dfml.plans import ENOUGH, FEW, Plan, fitted, handed_on, order, plan
+from dfml.plans import ENOUGH, FEW, Limits, Plan, fitted, handed_on, order, plan
 
 whole = st.integers
 
@@ -44,9 +44,9 @@ def test_all_alike(
     options = PqdOptions(images=images, apis_per_image=apis_per_image)
     if queries < apis:
         with pytest.raises(ValueError, match="raise the budget"):
-            plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+            plan(options, Limits(queries, apis, queries_per_api), seed=seed)
         return
-    made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed)
+    made = plan(options, Limits(queries, apis, queries_per_api), seed=seed)
     sizes = check(made, queries=queries, queries_per_api=queries_per_api, images=images)
     assert max(sizes) - min(sizes) <= 1
     asked = np.zeros(made.images, np.int64)
@@ -68,7 +68,7 @@ def test_one_api_after_another(
     """Never above the budget; all APIs but the last one asked see the same images, and little is left of the budget."""
     assume(queries >= apis)
     options = PqdOptions(images=images, images_per_api=first)
-    made = plan(options, queries=queries, queries_per_api=queries_per_api, apis=apis, seed=seed, least_apis=least)
+    made = plan(options, Limits(queries, apis, queries_per_api, least), seed=seed)
     sizes = sorted(check(made, queries=queries, queries_per_api=queries_per_api, images=images), reverse=True)
     asked = [size for size in sizes if size]
     assert len(asked) >= min(max(FEW, least or 0), apis)
@@ -88,14 +88,14 @@ def test_one_api_after_another(
     ],
 )
 def test_few_apis_are_asked_with_few_queries(queries: int, asked: list[int]) -> None:
-    made = plan(PqdOptions(), queries=queries, queries_per_api=None, apis=40, seed=0)
+    made = plan(PqdOptions(), Limits(queries, 40), seed=0)
     sizes = sorted((len(indices) for indices in made.assigned), reverse=True)
     assert sizes == asked + [0] * (40 - len(asked))
 
 
 def test_another_seed_asks_other_apis() -> None:
     def asked(seed: int) -> set[int]:
-        made = plan(PqdOptions(), queries=100, queries_per_api=None, apis=40, seed=seed)
+        made = plan(PqdOptions(), Limits(100, 40), seed=seed)
         return {api for api, indices in enumerate(made.assigned) if len(indices)}
 
     assert len({frozenset(asked(seed)) for seed in range(5)}) == 5
@@ -123,22 +123,22 @@ def test_whoever_stands_in_has_the_part_of_whom_it_replaced(
 
 def test_where_there_are_few_images_more_apis_are_asked_about_them() -> None:
     options = fitted(PqdOptions(), 50, queries_per_api=None)
-    made = plan(options, queries=500, queries_per_api=None, apis=40, seed=0)
+    made = plan(options, Limits(500, 40), seed=0)
     assert sorted(len(indices) for indices in made.assigned)[-10:] == [50] * 10
     alike = fitted(PqdOptions(apis_per_image=2), 50, queries_per_api=None)
-    assert plan(alike, queries=500, queries_per_api=None, apis=40, seed=0).images == 50
+    assert plan(alike, Limits(500, 40), seed=0).images == 50
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:
     def assigned(seed: int) -> list[list[int]]:
-        made = plan(PqdOptions(apis_per_image=2), queries=60, queries_per_api=None, apis=5, seed=seed)
+        made = plan(PqdOptions(apis_per_image=2), Limits(60, 5), seed=seed)
         return [indices.tolist() for indices in made.assigned]
 
     assert assigned(1) == assigned(1) != assigned(2)
 
 
 def test_pairs_of_apis_share_images() -> None:
-    made = plan(PqdOptions(apis_per_image=4), queries=4000, queries_per_api=None, apis=10, seed=0)
+    made = plan(PqdOptions(apis_per_image=4), Limits(4000, 10), seed=0)
     asked = np.zeros((made.images, 10))
     for api, indices in enumerate(made.assigned):
         asked[indices, api] = 1

@@ -15,7 +15,7 @@ from dfml.evaluate import evaluate, evaluate_random
 from dfml.memory import Answers
 from dfml.methods import METHODS, pqd
 from dfml.nets import weights
-from dfml.plans import plan
+from dfml.plans import Limits, plan
 from dfml.supervised import train_classifier
 from dfml.teachers import ModuleTeacher
 
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_weights(teachers: list[ModuleTeacher], tin
 
 
 def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], images: Tensor) -> None:
-    planned = plan(PqdOptions(apis_per_image=2), queries=70, queries_per_api=None, apis=3, seed=0)
+    planned = plan(PqdOptions(apis_per_image=2), Limits(70, 3), seed=0)
     answers = pqd.ask(teachers, images[: planned.images], planned)
     assert answers.queries == planned.queries == sum(teacher.queries for teacher in teachers) <= 70
     for api, (teacher, indices) in enumerate(zip(teachers, planned.assigned, strict=True)):
@@ -54,7 +54,7 @@ def test_what_is_asked_is_what_was_planned(teachers: list[ModuleTeacher], images
 
 def test_the_loss_on_a_batch_against_a_loop(teachers: list[ModuleTeacher], images: Tensor) -> None:
     """Three APIs of 3, 5 and 2 classes, two for each image: every term written out."""
-    planned = plan(PqdOptions(apis_per_image=2), queries=80, queries_per_api=None, apis=3, seed=0)
+    planned = plan(PqdOptions(apis_per_image=2), Limits(80, 3), seed=0)
     answers = pqd.ask(teachers, images, planned)
     chosen = torch.tensor([3, 0, 7, 21, 30])
     features = torch.randn(5, 6)
@@ -105,9 +105,7 @@ def test_an_api_of_labels_alone_is_learned_by_cross_entropy(
     teachers: list[ModuleTeacher], images: Tensor, apis_per_image: int
 ) -> None:
     """The second of three, beside two of full answers: every term written out."""
-    planned = plan(
-        PqdOptions(apis_per_image=apis_per_image), queries=40 * apis_per_image, queries_per_api=None, apis=3, seed=0
-    )
+    planned = plan(PqdOptions(apis_per_image=apis_per_image), Limits(40 * apis_per_image, 3), seed=0)
     whole = pqd.ask(teachers, images, planned)
     given = list(whole.probabilities)
     given[1] = F.one_hot(torch.arange(40) % 5, 5).float() * whole.asked[:, 1, None]
@@ -136,7 +134,7 @@ def test_an_api_of_labels_alone_is_learned_by_cross_entropy(
 def test_images_nobody_answered_change_nothing(
     teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
 ) -> None:
-    planned = plan(PqdOptions(), queries=90, queries_per_api=None, apis=3, seed=0)
+    planned = plan(PqdOptions(), Limits(90, 3), seed=0)
     whole = pqd.ask(teachers, images[:30], planned)
     padded = Answers(images, [F.pad(p, (0, 0, 0, 10)) for p in whole.probabilities], F.pad(whole.asked, (0, 0, 0, 10)))
     one, two = (weights(pqd.distil(answers, tiny, FEW, seed=0).backbone) for answers in (whole, padded))
@@ -146,7 +144,7 @@ def test_images_nobody_answered_change_nothing(
 def test_an_api_that_never_answered_is_no_obstacle(
     teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
 ) -> None:
-    planned = plan(PqdOptions(), queries=90, queries_per_api=None, apis=3, seed=0)
+    planned = plan(PqdOptions(), Limits(90, 3), seed=0)
     answers = pqd.ask(teachers, images[:30], planned)
     asked = answers.asked.clone()
     asked[:, 1] = False
@@ -158,7 +156,7 @@ def test_an_api_that_never_answered_is_no_obstacle(
 def test_answers_that_come_later_are_taken_in(
     teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig
 ) -> None:
-    planned = plan(FEW, queries=90, queries_per_api=None, apis=3, seed=0)
+    planned = plan(FEW, Limits(90, 3), seed=0)
     whole = pqd.ask(teachers, images[: planned.images], planned)
     asked = whole.asked[:, [2, 0]]
     asked[::2] = False

@@ -15,7 +15,7 @@ from dfml.checkpoint import CheckpointFile
 from dfml.memory import Answers
 from dfml.methods import METHODS, bidf_mkd, distill, free, pqd, purer
 from dfml.nets import weights
-from dfml.plans import plan
+from dfml.plans import Limits, plan
 from dfml.procedural import query_set
 from dfml.teachers import ModuleTeacher
 from dfml.training import Training
@@ -56,7 +56,7 @@ def _distilled(distil: Callable[..., Any], options: Any) -> Callable[..., Any]:
     """A method that learns from answers, which are asked for once: as the service does it."""
 
     def train(teachers: list[Any], config: BackboneConfig, **rest: Any) -> Any:
-        planned = plan(options, queries=50, queries_per_api=None, apis=2, seed=0)
+        planned = plan(options, Limits(50, 2), seed=0)
         images = torch.from_numpy(query_set(options.mixture, seed=0, size=(16, 16)).images(range(planned.images)))
         answers = pqd.ask([teacher._teacher for teacher in teachers], images, planned)
         return distil(answers, config, options, seed=0, **rest)

@@ -30,7 +30,7 @@ def job(**changes: Any) -> JobRequest:
 
 def planned_of(request: JobRequest) -> tuple[NDArray[np.int64], ...]:
     assert isinstance(request.method, ProceduralQueries)
-    return plan(request.method, **Limits.of(request)._asdict(), seed=request.seed).assigned
+    return plan(request.method, Limits.of(request), seed=request.seed).assigned
 
 
 def test_it_tells_what_is_planned_and_what_that_costs() -> None:

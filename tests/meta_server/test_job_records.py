@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from contracts.jobs import JobRequest
 from contracts.problems import URN
-from dfml.plans import plan
+from dfml.plans import Limits, plan
 from meta_server.files import _part
 from meta_server.planning import pinned
 from meta_server.services import Services
@@ -130,11 +130,9 @@ def test_a_raised_budget_goes_on_where_the_smaller_stood(
     request = pinned(JobRequest.model_validate(body))
 
     def assigned(queries: int, most: int | None) -> Any:
-        return plan(request.method, queries=queries, queries_per_api=most, apis=apis, seed=0).assigned
+        return plan(request.method, Limits(queries, apis, most), seed=0).assigned
 
     small, large = assigned(apis + queries, most), assigned(apis + queries + more, most and most + more)
     assert [list(one) for one in small] == [list(two[: len(one)]) for one, two in zip(small, large, strict=True)]
-    first = plan(
-        JobRequest.model_validate(body).method, queries=apis + queries, queries_per_api=most, apis=apis, seed=0
-    )
+    first = plan(JobRequest.model_validate(body).method, Limits(apis + queries, apis, most), seed=0)
     assert [list(one) for one in small] == [list(two) for two in first.assigned]
