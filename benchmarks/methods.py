@@ -50,7 +50,10 @@ def main(
     ] = 60,
     teachers_used: Annotated[int | None, typer.Option(min=1, help="The first so many teachers alone.")] = None,
     student: Annotated[
-        str, typer.Option(help="Network of the meta-model; rows of another than conv4 bear its name.")
+        str,
+        typer.Option(
+            help="Network of the meta-model, with its width: resnet10-64; rows of another than conv4 name it."
+        ),
     ] = "conv4",
     keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

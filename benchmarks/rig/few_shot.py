@@ -74,7 +74,7 @@ class Bench:
             stated=[entry.held_out_accuracy or 0.0 for entry in entries],
             dataset=open_dataset(dataset, Path(data) if data else None),
             evaluation=Evaluation(dataset=dataset, split=split),
-            config=BackboneConfig.model_validate({"backbone": student}),
+            config=network(student),
             device=device,
             options=options or {},
             adaptations=tuple(name for name in ADAPTATIONS if name in {"logistic", *adaptations}),
@@ -178,6 +178,13 @@ class Bench:
             }  # fmt: skip
             row[name] = told
         return row
+
+
+def network(name: str) -> BackboneConfig:
+    """`resnet10`, or `resnet10-64` of another width than its own. Raises `ValidationError` on what is none."""
+    backbone, _, width = name.partition("-")
+    own = {"width": int(width) if width.isdigit() else width} if width else {}
+    return BackboneConfig.model_validate({"backbone": backbone, **own})
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:
