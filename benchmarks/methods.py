@@ -52,7 +52,7 @@ def main(
     student: Annotated[
         str,
         typer.Option(
-            help="Network of the meta-model, with its width: resnet10-64; rows of another than conv4 name it."
+            help="Network of the meta-model, as resnet10 or resnet10-64, of that width; rows of another than conv4 name it."
         ),
     ] = "conv4",
     keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,

@@ -24,22 +24,24 @@ def started(request: JobRequest, stand_ins: Mapping[int, int]) -> list[ApiProgre
     planned = shares(request)
     if planned is None:
         return [ApiProgress(url=api.url) for api in request.apis]
+    ids = request.api_ids
     return [
         ApiProgress(
             url=api.url,
             planned=share,
             state="waiting" if share else "done",
-            stands_in_for=request.api_ids[stand_ins[place]] if place in stand_ins else None,
+            stands_in_for=ids[stand_ins[place]] if place in stand_ins else None,
         )
         for place, (api, share) in enumerate(zip(request.apis, handed_on(planned, stand_ins), strict=True))
     ]
 
 
-def spares(request: JobRequest, apis: Mapping[int, ApiProgress]) -> list[int]:
+def spares(request: JobRequest, apis: Mapping[str, ApiProgress]) -> list[str]:
     """Those that may stand in for an API that is dropped: not asked so far, the last that a larger budget would ask first."""
     if shares(request) is None:
         return []
-    last_first = reversed(order(len(request.apis), seed=request.seed))
+    ids = request.api_ids
+    last_first = [ids[place] for place in reversed(order(len(ids), seed=request.seed))]
     return [api for api in last_first if apis[api].state == "done" and not request.asks(apis[api])]
 
 

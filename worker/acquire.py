@@ -63,9 +63,8 @@ async def _drop(context: Context, job: StoredJob, api_id: str, watch: Watch, why
     standing = await context.store.load(job.id)
     stand_ins, stand_in = standing.stand_ins(), None
     if not isinstance(why, JobEnough) and place not in stand_ins.values():
-        free = spares(standing.request, {place_of(api): progress for api, progress in standing.apis.items()})
-        ids = [standing.request.api_ids[spare] for spare in free]
-        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, ids)
+        free = spares(standing.request, standing.apis)
+        stand_in = await work.agree_on_stand_in(job.id, watch.lease, api_id, free)
     if stand_in is None:
         await _tell(context, job, api_id, watch, state="dropped", reason=str(why))
         return

@@ -181,10 +181,9 @@ class Bench:
 
 
 def network(name: str) -> BackboneConfig:
-    """`resnet10`, or `resnet10-64` of another width than its own. Raises `ValidationError` on what is none."""
+    """`resnet10`, or `resnet10-64` of another width than its own. Raises ValueError on what is none."""
     backbone, _, width = name.partition("-")
-    own = {"width": int(width) if width.isdigit() else width} if width else {}
-    return BackboneConfig.model_validate({"backbone": backbone, **own})
+    return BackboneConfig.model_validate({"backbone": backbone, **({"width": int(width)} if width else {})})
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ async def test_a_worker_that_dies_before_it_says_who_stands_in_agrees_on_the_sam
     gone, *_ = [api_id for api_id in job.progress.per_api if api_id not in spares_of(job)]
     world.apis[host(gone)].refuse = refuse
     lease = await world.store.take(job.id, acquire_role(gone), "a worker that dies")
-    free = [f"a{place}" for place in spares(job.request, dict(enumerate(job.progress.per_api.values())))]
+    free = spares(job.request, job.progress.per_api)
     agreed = await world.store.work.agree_on_stand_in(job.id, lease, gone, free)
     await world.store.leases.release(lease)
     told = await acquired_by_all(world, job)
