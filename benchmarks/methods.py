@@ -20,7 +20,17 @@ from torch import Tensor
 
 from benchmarks.rig.accuracy import plot, table
 from benchmarks.rig.degraded import degraded
-from benchmarks.rig.few_shot import ADAPTATIONS, BASELINES, BOUNDS, ONE_API, UNLABELLED, WHITE_BOX, Bench, summary
+from benchmarks.rig.few_shot import (
+    ADAPTATIONS,
+    BASELINES,
+    BOUNDS,
+    NETWORKS,
+    ONE_API,
+    UNLABELLED,
+    WHITE_BOX,
+    Bench,
+    summary,
+)
 from dfml.methods import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -51,9 +61,7 @@ def main(
     teachers_used: Annotated[int | None, typer.Option(min=1, help="The first so many teachers alone.")] = None,
     student: Annotated[
         str,
-        typer.Option(
-            help="Network of the meta-model, as resnet10 or resnet10-64, of that width; rows of another than conv4 name it."
-        ),
+        typer.Option(help=f"Network of the meta-model: {', '.join(NETWORKS)}. Rows of another than conv4 name it."),
     ] = "conv4",
     keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -62,6 +70,8 @@ def main(
     """Train every method at every budget and seed, and test all on the same 600 episodes."""
     if unknown := set(adaptations.split(",")).difference(ADAPTATIONS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(ADAPTATIONS)}")
+    if student not in NETWORKS:
+        raise typer.BadParameter(f"{student}: not one of {', '.join(NETWORKS)}", param_hint="--student")
     torch.set_num_threads(threads)
     bench = Bench.opened(
         teachers,

@@ -33,6 +33,15 @@ BOUNDS = ("outputs_as_features", "real_data", UNLABELLED)
 """No rivals: the first asks every API about every image for ever, the others have seen real images."""
 Adaptation = Literal["logistic", "prototypes", "finetune"]
 ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
+_FIELDS = BackboneConfig.model_fields
+NETWORKS = {
+    backbone if width == _FIELDS["width"].default else f"{backbone}-{width}": BackboneConfig(
+        backbone=backbone, width=width
+    )
+    for backbone in get_args(_FIELDS["backbone"].annotation)
+    for width in get_args(_FIELDS["width"].annotation)
+}
+"""All that a meta-model may be: `resnet10`, or `resnet10-64` where its width is not the usual one."""
 Run = dict[str, Any]
 
 
@@ -74,7 +83,7 @@ class Bench:
             stated=[entry.held_out_accuracy or 0.0 for entry in entries],
             dataset=open_dataset(dataset, Path(data) if data else None),
             evaluation=Evaluation(dataset=dataset, split=split),
-            config=network(student),
+            config=NETWORKS[student],
             device=device,
             options=options or {},
             adaptations=tuple(name for name in ADAPTATIONS if name in {"logistic", *adaptations}),
@@ -178,12 +187,6 @@ class Bench:
             }  # fmt: skip
             row[name] = told
         return row
-
-
-def network(name: str) -> BackboneConfig:
-    """`resnet10`, or `resnet10-64` of another width than its own. Raises ValueError on what is none."""
-    backbone, _, width = name.partition("-")
-    return BackboneConfig.model_validate({"backbone": backbone, **({"width": int(width)} if width else {})})
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:
