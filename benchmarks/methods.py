@@ -20,17 +20,7 @@ from torch import Tensor
 
 from benchmarks.rig.accuracy import plot, table
 from benchmarks.rig.degraded import degraded
-from benchmarks.rig.few_shot import (
-    ADAPTATIONS,
-    BASELINES,
-    BOUNDS,
-    NETWORKS,
-    ONE_API,
-    UNLABELLED,
-    WHITE_BOX,
-    Bench,
-    summary,
-)
+from benchmarks.rig.few_shot import ADAPTATIONS, BASELINES, BOUNDS, NETWORKS, Bench, summary
 from dfml.methods import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -94,7 +84,7 @@ def main(
             unusual = [said for said, usual in ((policy, "probabilities"), (student, "conv4")) if said != usual]
             name = ", ".join((method, *unusual))
             row = rows.setdefault(name, {})
-            asks = method in (*METHODS, UNLABELLED, ONE_API) and method not in WHITE_BOX
+            asks = bench.asks(method)
             for budget in map(int, budgets.split(",")) if asks else [None]:
                 runs = []
                 for seed in range(seeds if method in METHODS or asks else 1):

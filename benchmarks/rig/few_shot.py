@@ -24,8 +24,6 @@ from dfml.teachers import ModuleTeacher, load_teacher
 
 UNLABELLED = "pqd_unlabelled"
 """pqd that asks about real images of the teachers' data set, without their labels: what better query images could give."""
-WHITE_BOX = ("free", "purer")
-"""Without a budget: they are run on the weights, and spend no queries."""
 ONE_API = "single_teacher"
 """Spends the whole budget on one API: that of the place that the seed names."""
 BASELINES = ("best_single", "weight_average", "ota", "dro", ONE_API)
@@ -90,6 +88,13 @@ class Bench:
             finetuned_episodes=finetuned_episodes,
             name=f"{len(entries)} {manifest.backbone}-{manifest.width} on {manifest.dataset}",
         )
+
+    def asks(self, method: str) -> bool:
+        """Whether it is run at budgets; FREE and PURER are where their `gradients` are not those of the weights."""
+        if method not in METHODS:
+            return method in (UNLABELLED, ONE_API)
+        gradients = getattr(METHODS[method].options(**self.options.get(method, {})), "gradients", None)
+        return gradients is None or gradients.source != "weights"
 
     def run(self, method: str, queries: int | None, seed: int, random: dict[str, Tensor]) -> Run:
         """Train once; accuracies in percent, queries and passes as the teachers counted them. `queries` None: white-box."""
