@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.rig.options import named, numbers
 from benchmarks.rig.worth import worth
 from contracts.methods import BidfMkdOptions
 from contracts.zoo import Manifest
@@ -68,12 +69,13 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
 ) -> None:
     """Recover by every estimator, and tell what the images are worth at every budget."""
+    chosen = named(estimators, (*ESTIMATORS, PROCEDURAL), option="--estimators")
+    spend = sorted(numbers(budgets, option="--budgets"))
     torch.set_num_threads(threads)
     manifest = Manifest.model_validate_json((teachers / "manifest.json").read_bytes())
     data = os.environ.get("METAZOO_DATA")
     held_out, console = open_dataset(dataset, Path(data) if data else None), Console()
-    found: dict[str, dict[int, list[float]]] = {name: {} for name in estimators.split(",")}
-    spend = sorted(map(int, budgets.split(",")))
+    found: dict[str, dict[int, list[float]]] = {name: {} for name in chosen}
     deadline = time.monotonic() + 60 * minutes
     for name in found:
         for index, entry in enumerate(manifest.teachers[:tried]):

@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks.rig.accuracy import plot, table
 from benchmarks.rig.degraded import degraded
 from benchmarks.rig.few_shot import ADAPTATIONS, BASELINES, BOUNDS, NETWORKS, Bench, summary
+from benchmarks.rig.options import by_method, named, numbers
 from dfml.methods import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -58,17 +59,18 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
 ) -> None:
     """Train every method at every budget and seed, and test all on the same 600 episodes."""
-    if unknown := set(adaptations.split(",")).difference(ADAPTATIONS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(ADAPTATIONS)}")
+    chosen = named(methods, (*METHODS, *BASELINES, *BOUNDS), option="--methods")
+    adapted = named(adaptations, ADAPTATIONS, option="--adaptations")
     if student not in NETWORKS:
         raise typer.BadParameter(f"{student}: not one of {', '.join(NETWORKS)}", param_hint="--student")
+    spent = numbers(budgets, option="--budgets")
     torch.set_num_threads(threads)
     bench = Bench.opened(
         teachers,
         dataset=dataset,
         split=split,
-        options=json.loads(options),
-        adaptations=adaptations.split(","),
+        options=by_method(options, option="--options"),
+        adaptations=adapted,
         finetuned_episodes=finetuned_episodes,
         teachers_used=teachers_used,
         student=student,
@@ -80,12 +82,12 @@ def main(
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["methods"] if keep else {}
     for policy in answers.split(","):
         told_of = replace(bench, teachers=degraded(bench.teachers, policy))
-        for method in methods.split(","):
+        for method in chosen:
             unusual = [said for said, usual in ((policy, "probabilities"), (student, "conv4")) if said != usual]
             name = ", ".join((method, *unusual))
             row = rows.setdefault(name, {})
             asks = bench.asks(method)
-            for budget in map(int, budgets.split(",")) if asks else [None]:
+            for budget in spent if asks else [None]:
                 runs = []
                 for seed in range(seeds if method in METHODS or asks else 1):
                     if time.monotonic() > deadline:

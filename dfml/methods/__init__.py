@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from contracts.meta_models import BackboneConfig
 from contracts.methods import (
     BidfMkdOptions,
@@ -27,7 +29,7 @@ __all__ = ["METHODS", "Method", "bidf_mkd", "distill", "free", "pqd", "purer"]
 class Method:
     """`distil`: learns from `Answers` about a planned pool of images; None where the method asks as it goes (`adaptive`)."""
 
-    options: type
+    options: type[BaseModel]
     train: Callable[..., Any]
     distil: Callable[..., Any] | None = None
 
