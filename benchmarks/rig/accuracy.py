@@ -30,8 +30,8 @@ def table(result: dict[str, Any]) -> Table:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Accuracy against queries, 1 shot beside 5 shots, written as PNG: a colour a method.
 
-    What spends no query, such as a method on published weights, is a level; so is a bound, in grey. Answers that tell less
-    are in the table alone.
+    What spends no query, such as a method on published weights, is a level in the method's colour; a bound is one in grey.
+    Answers that tell less are in the table alone.
     """
     import matplotlib
 
@@ -51,18 +51,24 @@ def plot(result: dict[str, Any], path: Path) -> None:
             if any(part == "label" or ":" in part for part in method.split(", ")):
                 continue
             done = [row for row in budgets.values() if row != "not_run"]
-            asked = [row for row in done if row["queries"] and method not in result["bounds"]]
+            if method in result["bounds"]:
+                for row in done[:1]:
+                    level(axes, shot, f"({method})", row, "-.", next(greys))
+                continue
+            asked = [row for row in done if row["queries"]]
+            levels = [row for row in done if not row["queries"] and method in LEVELS]
+            if not asked and not levels:
+                continue
+            colour = next(palette)
+            for row in levels:
+                level(axes, shot, f"{method}, on weights", row, "--", colour)
             if asked:
                 axes.errorbar(
                     [row["queries"] for row in asked],
                     [row[shot] for row in asked],
                     [row["interval"][shot] for row in asked],
-                    marker="o", markersize=5, capsize=3, color=next(palette), label=method,
+                    marker="o", markersize=5, capsize=3, color=colour, label=method,
                 )  # fmt: skip
-            elif done and method in result["bounds"]:
-                level(axes, shot, f"({method})", done[0], "-.", next(greys))
-            elif done and method in LEVELS:
-                level(axes, shot, f"{method}, on weights", done[0], "--", next(palette))
         level(axes, shot, "untrained network", result["random"], ":", "#495057")
         axes.set(
             xscale="log",
