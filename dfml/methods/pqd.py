@@ -10,7 +10,7 @@ The service does the first three over HTTP, within a budget, and calls `distil` 
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 
 import torch
@@ -158,15 +158,11 @@ def distil(
     head = build_head(backbone.dim, sum(answers.ways), generator).to(device)
 
     pool = len(learned.images) if more is None else len(answers.images)
-    steps = options.steps if options.steps is not None else default_steps(pool)
-    rate = options.learning_rate if options.learning_rate is not None else default_rate(config)
+    how = recipe(options, config, images=pool)
+    steps = how.steps
     parameters = [*backbone.parameters(), *head.parameters()]
-    usual = default_regularisation(pool)
-    shift = usual.shift if options.shift is None else options.shift
-    scale = usual.scale if options.scale is None else options.scale
-    decay = usual.weight_decay if options.weight_decay is None else options.weight_decay
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    optimiser = torch.optim.AdamW(parameters, lr=how.learning_rate, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.learning_rate, total_steps=steps)
     told = [config.model_dump(), options.model_dump(), seed]
     training = Training(checkpoint, told, (answers.images, answers.asked, *answers.probabilities))
     tuning = torch.optim.Adam(backbone.parameters(), lr=episodes.RATE)
@@ -193,7 +189,8 @@ def distil(
         if len(order) < batch:  # a new pass over the pool; the few left over from the last one are skipped
             order = torch.randperm(len(learned.images), generator=generator)
         chosen, order = order[:batch].to(device), order[batch:]
-        shown = warp(learned.images[chosen], flip=options.flip, shift=shift, scale=scale, generator=generator)
+        images = learned.images[chosen]
+        shown = warp(images, flip=options.flip, shift=how.shift, scale=how.scale, generator=generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             features = backbone(shown)
         features = features.float()
@@ -281,33 +278,39 @@ def accuracy(outputs: Tensor, targets: "_Targets", chosen: Tensor, ways: Sequenc
     return masked_mean(same.float(), seen).item()
 
 
-def default_steps(images: int) -> int:
-    """1500 up to 256 images, in proportion up to 3000 at 512, and from 1,024 on up to 9000 at 2,048: measured at these."""
-    few, many = min(max(images / 256 - 1, 0), 1), min(max(images / 1024 - 1, 0), 1)
-    return round(1500 + 1500 * few + 6000 * many)
+MANY = 1536
+"""Images from which stretching them teaches more than it blurs: measured below and above, see the method's page."""
 
 
 @dataclass(frozen=True)
-class Regularisation:
-    """What keeps the student from learning the pool by heart; see `PqdOptions`."""
+class Recipe:
+    """How long, how fast and how strictly a pool of images is learned; each as in `PqdOptions`."""
 
+    steps: int
+    learning_rate: float
     shift: int
     scale: float
     weight_decay: float
 
 
-MANY = 1536
-"""Images from which stretching them teaches more than it blurs: measured below and above, see the method's page."""
+def recipe(options: PqdOptions, config: BackboneConfig, *, images: int) -> Recipe:
+    """What the options say, and what was measured to be good where they say nothing.
 
-
-def default_regularisation(images: int) -> Regularisation:
-    """Little of it for a small pool, of which a student of glyphs, say, must not lose the details."""
-    return Regularisation(2, 0.0, 1e-3) if images < MANY else Regularisation(4, 0.25, 1e-2)
-
-
-def default_rate(config: BackboneConfig) -> float:
-    """Peak learning rate: batch norm after every layer lets Conv4 learn fast; ResNets want less."""
-    return 8e-3 if config.backbone == "conv4" else 5e-3
+    steps: 1500 up to 256 images, in proportion up to 3000 at 512, and from 1,024 on up to 9000 at 2,048.
+    learning_rate: batch norm after every layer lets Conv4 learn fast; ResNets want less.
+    The rest: little for a small pool, of which a student of glyphs, say, must not lose the details.
+    """
+    few, many = min(max(images / 256 - 1, 0), 1), min(max(images / 1024 - 1, 0), 1)
+    shift, scale, weight_decay = (2, 0.0, 1e-3) if images < MANY else (4, 0.25, 1e-2)
+    usual = Recipe(
+        steps=round(1500 + 1500 * few + 6000 * many),
+        learning_rate=8e-3 if config.backbone == "conv4" else 5e-3,
+        shift=shift,
+        scale=scale,
+        weight_decay=weight_decay,
+    )
+    said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    return replace(usual, **{name: value for name, value in said.items() if value is not None})
 
 
 def _targets(answers: Answers, kept: Tensor, options: PqdOptions, device: torch.device) -> _Targets:

@@ -250,7 +250,7 @@ def test_a_resnet_learns_too(teachers: list[ModuleTeacher]) -> None:
 def test_a_small_pool_is_left_as_it_is_and_a_large_one_stretched(
     teachers: list[ModuleTeacher], tiny: BackboneConfig
 ) -> None:
-    few, many = pqd.default_regularisation(pqd.MANY - 1), pqd.default_regularisation(pqd.MANY)
+    few, many = (pqd.recipe(FEW, tiny, images=images) for images in (pqd.MANY - 1, pqd.MANY))
     assert (few.shift, few.scale) < (many.shift, many.scale)
     assert few.weight_decay < many.weight_decay
     for usual in (few, many):
@@ -261,10 +261,19 @@ def test_a_small_pool_is_left_as_it_is_and_a_large_one_stretched(
         assert all(torch.equal(one[name], same[name]) for name in one) == (usual is few)
 
 
-def test_default_steps_and_rates() -> None:
-    assert [pqd.default_steps(n) for n in (16, 384, 640, 1536, 2048, 10**6)] == [1500, 2250, 3000, 6000, 9000, 9000]
-    assert pqd.default_rate(BackboneConfig()) == 8e-3
-    assert pqd.default_rate(BackboneConfig(backbone="resnet10")) == 5e-3
+def test_large_pools_are_learned_for_longer_and_resnets_more_slowly() -> None:
+    free, config = PqdOptions(), BackboneConfig()
+    steps = [pqd.recipe(free, config, images=images).steps for images in (16, 384, 640, 1536, 2048, 10**6)]
+    assert steps == [1500, 2250, 3000, 6000, 9000, 9000]
+    rates = [
+        pqd.recipe(free, network, images=16).learning_rate for network in (config, BackboneConfig(backbone="resnet10"))
+    ]
+    assert rates == [8e-3, 5e-3]
+
+
+def test_what_the_options_say_of_the_recipe_is_done() -> None:
+    said = {"steps": 7, "learning_rate": 0.25, "shift": 0, "scale": 0.0, "weight_decay": 0.0}
+    assert asdict(pqd.recipe(PqdOptions(**said), BackboneConfig(), images=pqd.MANY)) == said
 
 
 def test_too_few_answers_say_so(teachers: list[ModuleTeacher], images: Tensor, tiny: BackboneConfig) -> None:
