@@ -54,6 +54,9 @@ def main(
         str,
         typer.Option(help=f"Network of the meta-model: {', '.join(NETWORKS)}. Rows of another than conv4 name it."),
     ] = "conv4",
+    label: Annotated[
+        str, typer.Option(help="Said behind the names of rows, to tell their options from the usual.")
+    ] = "",
     keep: Annotated[bool, typer.Option(help="Keep rows of the results file that this run does not measure.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = os.cpu_count() or 1,
@@ -83,32 +86,33 @@ def main(
     for policy in answers.split(","):
         told_of = replace(bench, teachers=degraded(bench.teachers, policy))
         for method in chosen:
-            unusual = [said for said, usual in ((policy, "probabilities"), (student, "conv4")) if said != usual]
+            usual = ((policy, "probabilities"), (student, "conv4"), (label, ""))
+            unusual = [said for said, known in usual if said != known]
             name = ", ".join((method, *unusual))
             row = rows.setdefault(name, {})
             asks = bench.asks(method)
             for budget in spent if asks else [None]:
-                runs = []
+                place, runs = _budget_name(method, budget), []
                 for seed in range(seeds if method in METHODS or asks else 1):
                     if time.monotonic() > deadline:
                         break
                     runs.append(told_of.run(method, budget, seed, random))
                     told = {shot: round(one["accuracy"], 1) for shot, one in runs[-1]["logistic"].items()}
                     console.print(f"{name} {budget} seed {seed}: {told} {runs[-1]['seconds']:.0f} s", soft_wrap=True)
-                if runs:
                     own = {"options": bench.options[method]} if method in bench.options else {}
-                    row[_budget_name(method, budget)] = summary(runs) | own
-                row.setdefault(_budget_name(method, budget), "not_run")
-                result = _result(bench, rows, random)
-                RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what was measured outlives what interrupts
+                    row[place] = summary(runs) | own
+                    _written(bench, rows, random)  # what was measured outlives what interrupts
+                row.setdefault(place, "not_run")
+    result = _written(bench, rows, random)
     plot(result, PLOT)
     console.print(table(result))
     typer.echo(json.dumps(result))
 
 
-def _result(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor]) -> dict[str, Any]:
+def _written(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor]) -> dict[str, Any]:
+    """What is in the results file now."""
     shots = [f"{number}shot" for number in bench.evaluation.shots]
-    return {
+    result = {
         "methods": {name: dict(sorted(row.items(), key=_by_budget)) for name, row in rows.items()},
         "random": dict(zip(shots, random["logistic"].mean(1).tolist(), strict=True)),
         "bounds": [name for name in rows if name in BOUNDS],
@@ -116,6 +120,8 @@ def _result(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor]) -> di
         "teachers": bench.name,
         "dataset": f"{bench.evaluation.dataset} {bench.evaluation.split}",
     }
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def _by_budget(row: tuple[str, Any]) -> int:
