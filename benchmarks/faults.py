@@ -116,13 +116,12 @@ def main(
 ) -> None:
     """Break a service that works; count what was lost."""
     kinds = {kind: KINDS[kind] for kind in named(only, KINDS, option="--only")}
-    if defect is not None:
-        named(defect, DEFECTS, option="--defect")
+    defects = None if defect is None else ",".join(named(defect, DEFECTS, option="--defect"))
     with tempfile.TemporaryDirectory() as made:
         place = (folder or Path(made)).absolute()
         place.mkdir(parents=True, exist_ok=True)
         zoo_folder = zoo.absolute() if zoo else build_zoo(place / "zoo")
-        with Service(place, zoo_folder, lease=lease, defect=defect) as service:
+        with Service(place, zoo_folder, lease=lease, defect=defects) as service:
             client = Metazoo(service.server_url, service.api_key)
             chaos, books = Chaos(service, random.Random(seed), kinds), Books()
             began = time.monotonic()

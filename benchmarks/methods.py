@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.rig.accuracy import plot, table
 from benchmarks.rig.degraded import degraded
 from benchmarks.rig.few_shot import ADAPTATIONS, BASELINES, BOUNDS, NETWORKS, Bench, summary
-from benchmarks.rig.options import by_method, named, numbers
+from benchmarks.rig.options import by_method, listed, named, numbers
 from dfml.methods import METHODS
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
@@ -79,12 +79,17 @@ def main(
         student=student,
         device=device,
     )
+    try:
+        benches = {
+            policy: replace(bench, teachers=degraded(bench.teachers, policy)) for policy in listed(answers) or [answers]
+        }
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--answers") from error
     console = Console()
     random = bench.untrained()
     deadline = time.monotonic() + 60 * minutes
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["methods"] if keep else {}
-    for policy in answers.split(","):
-        told_of = replace(bench, teachers=degraded(bench.teachers, policy))
+    for policy, told_of in benches.items():
         for method in chosen:
             usual = ((policy, "probabilities"), (student, "conv4"), (label, ""))
             unusual = [said for said, known in usual if said != known]
@@ -110,7 +115,7 @@ def main(
 
 
 def _written(bench: Bench, rows: dict[str, Any], random: dict[str, Tensor]) -> dict[str, Any]:
-    """What is in the results file now."""
+    """Write all rows to the results file; what it holds now."""
     shots = [f"{number}shot" for number in bench.evaluation.shots]
     result = {
         "methods": {name: dict(sorted(row.items(), key=_by_budget)) for name, row in rows.items()},

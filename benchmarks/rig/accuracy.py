@@ -1,5 +1,6 @@
 """What the benchmark of methods measured, as a table and as a picture."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.axhline(row[shot], color=colour, linestyle=style, linewidth=1.3, label=name)
 
     for axes, shot in zip(both, shots, strict=True):
-        palette, greys = iter(COLOURS), iter(GREYS)
+        palette, greys = cycle(COLOURS), cycle(GREYS)
         for method, budgets in result["methods"].items():
             if any(part == "label" or ":" in part for part in method.split(", ")):
                 continue

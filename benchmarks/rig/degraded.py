@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from api_zoo.inference import limited
+from contracts.zoo import parse_policy
 from dfml.teachers import ModuleTeacher
 
 
 class Limited(ModuleTeacher):
-    """A teacher whose answers tell what a zoo's response policy lets through."""
+    """A teacher whose answers tell what a zoo's response policy lets through. Raises ValueError where there is no such one."""
 
     def __init__(self, teacher: ModuleTeacher, policy: str) -> None:
         super().__init__(teacher.module, ways=teacher.ways, input_shape=teacher.input_shape)
+        parse_policy(policy)
         self._policy = policy
 
     def predict(self, images: Tensor) -> Tensor:
@@ -34,8 +36,13 @@ class Useless(ModuleTeacher):
 
 
 def degraded(teachers: Sequence[ModuleTeacher], how: str) -> Sequence[ModuleTeacher]:
-    """`probabilities`: as they are; another response policy: of all; `useless:N`: the first N answer at random."""
+    """`probabilities`: as they are; another response policy: of all; `useless:N`: the first N answer at random.
+
+    Raises ValueError that says what there is.
+    """
     kind, _, count = how.partition(":")
     if kind == "useless":
+        if not count.isdecimal():
+            raise ValueError(f"{how!r}: write useless:N, of N teachers that answer at random")
         return [Useless(one, index) if index < int(count) else one for index, one in enumerate(teachers)]
     return teachers if how == "probabilities" else [Limited(teacher, how) for teacher in teachers]

@@ -11,9 +11,14 @@ from contracts.problems import faults
 from dfml.methods import METHODS
 
 
+def listed(given: str) -> list[str]:
+    """What stands between the commas, none twice."""
+    return list(dict.fromkeys(filter(None, map(str.strip, given.split(",")))))
+
+
 def named(given: str, known: Collection[str], *, option: str) -> list[str]:
     """Those of a comma list, in its order. Raises `typer.BadParameter` with every one that is not known, and all that are."""
-    asked = [name.strip() for name in given.split(",") if name.strip()]
+    asked = listed(given)
     unknown = [name for name in asked if name not in known]
     if unknown or not asked:
         told = f"there is no {', '.join(unknown)}" if unknown else "it is empty"
@@ -23,7 +28,7 @@ def named(given: str, known: Collection[str], *, option: str) -> list[str]:
 
 def numbers(given: str, *, option: str) -> list[int]:
     """Those of a comma list, in its order. Raises `typer.BadParameter` with every one that is no positive whole number."""
-    asked = [one.strip() for one in given.split(",") if one.strip()]
+    asked = listed(given)
     wrong = [one for one in asked if not one.isdecimal() or int(one) == 0]
     if wrong or not asked:
         raise typer.BadParameter(f"{', '.join(wrong) or 'nothing'}: give numbers such as 5120,20480", param_hint=option)

@@ -6,8 +6,8 @@ import typer
 from benchmarks.rig.options import by_method, named, numbers
 
 
-def test_a_list_is_taken_in_its_order_and_may_have_blanks() -> None:
-    assert named("free, pqd,", ("pqd", "free"), option="--methods") == ["free", "pqd"]
+def test_a_list_is_taken_in_its_order_without_blanks_and_nothing_twice() -> None:
+    assert named("free, pqd,free,", ("pqd", "free"), option="--methods") == ["free", "pqd"]
     assert numbers("20480, 5120", option="--budgets") == [20480, 5120]
     assert by_method('{"free": {"epochs": 30}}', option="--options") == {"free": {"epochs": 30}}
 
